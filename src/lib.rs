@@ -1,0 +1,3 @@
+//! jupyterflow: a Git-driven reconciler for notebook pipelines.
+pub mod notebook;
+pub mod types;

@@ -1,0 +1,17 @@
+//! Parameters of notebooks as papermill has them: values, code, the injected cell, what a notebook
+//! declares.
+//!
+//! Owns papermill 2.7's rules. It must not decide which parameters a run has; that is the spec's.
+
+mod infer;
+mod inject;
+mod translate;
+mod value;
+
+pub use infer::{Declared, declared};
+pub use inject::{InjectError, Injected, inject};
+pub use translate::{Language, TranslateError};
+pub use value::Parameter;
+
+/// Parameters in the order in which they become assignments.
+pub type Parameters = indexmap::IndexMap<String, Parameter>;
