@@ -1,3 +1,5 @@
 //! jupyterflow: a Git-driven reconciler for notebook pipelines.
 pub mod notebook;
+pub mod schedule;
+pub mod spec;
 pub mod types;

@@ -6,6 +6,7 @@
 
 use serde_json::{Value, json};
 
+use super::diff::Outline;
 use super::model::{Cell, CellKind, Notebook};
 use crate::types::Digest;
 
@@ -16,11 +17,14 @@ const INJECTED: [&str; 2] = ["injected-parameters", "papermill-error-cell-tag"];
 
 /// The digest, with the kernel that the step names, else the notebook's own.
 pub fn digest(notebook: &Notebook, kernel: Option<&str>) -> Digest {
-    let own = notebook.kernel_name();
-    let kernel = kernel.or(own.as_deref());
-    let cells: Vec<Value> = counted_cells(notebook)
-        .map(|(_, cell)| json!([normal_source(cell), counted_tags(cell)]))
-        .collect();
+    of_outline(&Outline::of(notebook, None), kernel)
+}
+
+/// The digest from the cells that count.
+pub fn of_outline(outline: &Outline, kernel: Option<&str>) -> Digest {
+    let kernel = kernel.or(outline.kernel.as_deref());
+    let cells: Vec<Value> =
+        outline.cells.iter().map(|cell| json!([cell.source, cell.tags])).collect();
     Digest::of_json("jupyterflow/notebook/v1", &json!([kernel, cells]))
 }
 

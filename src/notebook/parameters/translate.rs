@@ -108,6 +108,11 @@ impl Language {
         Ok(out)
     }
 
+    /// One word quoted for the shell, as Python's `shlex.quote` does.
+    pub fn quote(self, word: &str) -> String {
+        if self == Self::Bash { shell_quote(word) } else { self.text(word) }
+    }
+
     fn value(self, value: &Parameter) -> Result<String, &'static str> {
         Ok(match value {
             Parameter::Null => match self {
@@ -245,7 +250,7 @@ fn unicode_escape(text: &str) -> String {
 }
 
 /// Python's `shlex.quote`.
-pub fn shell_quote(text: &str) -> String {
+fn shell_quote(text: &str) -> String {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"@%+=:,./-_".contains(&byte);
     if !text.is_empty() && text.bytes().all(safe) {
         return text.to_owned();

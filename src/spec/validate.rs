@@ -1,0 +1,693 @@
+//! From text to validated pipelines, or all problems at once.
+//!
+//! Owns the rules that go beyond the shape of a key: names, paths, the graph, references, sweeps.
+//! It must not look at files: whether a notebook exists is for the source to say.
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use super::command::Script;
+use super::deploy;
+use super::graph::Graph;
+use super::hints;
+use super::keys::PIPELINE;
+use super::path::RelativePath;
+use super::pipeline::{
+    Best, Concurrency, Goal, History, Keep, Pipeline, Resource, Resources, SecretKey, Step, Work,
+};
+use super::problem::Problem;
+use super::reference::{Reference, is_name_character, visit_json};
+use super::shape::{Report, Shape, check};
+use super::triggers::Triggers;
+use super::yaml::{self, Kind, MAX_BYTES, Node, Place};
+use super::{flow, schema};
+use crate::types::{PipelineName, slug};
+
+/// What a pipeline file holds.
+#[derive(Clone, Debug, Default)]
+pub struct Documents {
+    /// The pipelines; none where there is an error anywhere in the file.
+    pub pipelines: Vec<Pipeline>,
+    /// All problems, in the order of the file.
+    pub problems: Vec<Problem>,
+}
+
+/// Parses and validates a pipeline file.
+///
+/// `file` is its path and `folder` its folder, both relative to the source's root. A sweep may
+/// have at most `max_points` points (100 unless a person said otherwise).
+pub fn parse(text: &str, file: &str, folder: &str, max_points: usize) -> Documents {
+    if text.len() > MAX_BYTES {
+        let problems = schema::problem_if_huge(file, text.len() as u64).into_iter().collect();
+        return Documents { pipelines: Vec::new(), problems };
+    }
+    let mut report = Report::new(file, text);
+    let nodes = match yaml::parse(text) {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            report.error(error.place, error.message);
+            return Documents { pipelines: Vec::new(), problems: report.problems };
+        }
+    };
+    if nodes.is_empty() {
+        let problem = Problem::of_file(file, "the file is empty").hint(
+            "a first pipeline is written by `jupyterflow init`; an empty file changes nothing",
+        );
+        return Documents { pipelines: Vec::new(), problems: vec![problem] };
+    }
+    let mut pipelines: Vec<Pipeline> = Vec::new();
+    for node in &nodes {
+        check(&Shape::Object(&PIPELINE), node, "the pipeline", &mut report);
+        let reader = Reader { folder, max_points };
+        let Some(pipeline) = reader.pipeline(node, &mut report) else { continue };
+        if pipelines.iter().any(|other| other.name == pipeline.name) {
+            let place = node.get("name").map_or(node.place, |name| name.place);
+            report.error(place, format!("two pipelines of this file are named `{}`", pipeline.name));
+        }
+        pipelines.push(pipeline);
+    }
+    if report.has_errors() {
+        pipelines.clear();
+    }
+    let mut problems = report.problems;
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    Documents { pipelines, problems }
+}
+
+/// All points of a grid in file order, last key fastest; none without a grid.
+pub fn points(sweep: &IndexMap<String, Vec<Value>>) -> Vec<IndexMap<String, Value>> {
+    if sweep.is_empty() {
+        return Vec::new();
+    }
+    let mut points = vec![IndexMap::new()];
+    for (name, values) in sweep {
+        points = points
+            .into_iter()
+            .flat_map(|point: IndexMap<String, Value>| {
+                values.iter().map(move |value| {
+                    let mut point = point.clone();
+                    point.insert(name.clone(), value.clone());
+                    point
+                })
+            })
+            .collect();
+    }
+    points
+}
+
+struct Reader<'a> {
+    folder: &'a str,
+    max_points: usize,
+}
+
+/// A step as read, with the place of each thing that later checks may refer to.
+struct Draft {
+    step: Step,
+    place: Place,
+    needs_places: Vec<Place>,
+    references: Vec<(Reference, Place)>,
+}
+
+impl Reader<'_> {
+    fn pipeline(&self, node: &Node, report: &mut Report<'_>) -> Option<Pipeline> {
+        let Kind::Map(_) = node.kind else { return None };
+        let name = self.name(node, report);
+        let triggers = Triggers::read(node.get("triggers"), report);
+        let params = json_map(node.get("params"));
+        let mut drafts = Vec::new();
+        if let Some(flow_node) = node.get("flow") {
+            self.flow(flow_node, node, report, &mut drafts);
+        }
+        for (key, step) in node.get("steps").map(Node::entries).unwrap_or_default() {
+            let sound = key.text.chars().all(is_name_character) && !key.text.starts_with('-');
+            if !sound {
+                report.error(key.place, format!("{:?} is no name for a step", key.text)).hint =
+                    Some("letters, digits, - and _, beginning with a letter, digit or _".into());
+            }
+            drafts.extend(self.step(&key.text, key.place, step, node, report));
+        }
+        let explicitly_empty =
+            node.get("steps").is_some_and(|steps| matches!(&steps.kind, Kind::Map(m) if m.is_empty()));
+        if explicitly_empty {
+            report.error(node.place, "a pipeline needs at least one step");
+        }
+        let graph = self.graph(&drafts, report)?;
+        self.check_references(&drafts, &graph, &params, report);
+        let deployments =
+            node.get("deploy").map(|deploy| deploy::read(deploy, report)).unwrap_or_default();
+        for deployment in &deployments {
+            if !drafts.iter().any(|draft| draft.step.name == deployment.step) {
+                let place = node.get("deploy").map_or(node.place, |node| node.place);
+                let message = format!(
+                    "deployment `{}`: there is no step `{}`", deployment.name, deployment.step
+                );
+                report.error(place, message);
+            }
+        }
+        let history = node.get("history");
+        let kept = |name| history.and_then(|node| node.get(name)?.integer()).unwrap_or(10);
+        Some(Pipeline {
+            name: name?,
+            folder: self.folder.to_owned(),
+            description: text(node, "description"),
+            triggers,
+            concurrency: match node.get("concurrency").and_then(Node::text) {
+                Some("forbid") => Concurrency::Forbid,
+                Some("replace") => Concurrency::Replace,
+                Some("allow") => Concurrency::Allow,
+                _ => Concurrency::Queue,
+            },
+            params,
+            steps: drafts.into_iter().map(|draft| draft.step).collect(),
+            graph,
+            deployments,
+            timeout: text(node, "timeout").and_then(|text| text.parse().ok()),
+            history: History { successful: kept("successful"), failed: kept("failed") },
+        })
+    }
+
+    fn name(&self, node: &Node, report: &mut Report<'_>) -> Option<PipelineName> {
+        if let Some(name) = node.get("name") {
+            return name.text()?.parse().ok();
+        }
+        let last = self.folder.rsplit('/').next().unwrap_or_default();
+        let name = if last.is_empty() { "main".into() } else { slug(last, PipelineName::MAX) };
+        let parsed = name.parse().ok();
+        if parsed.is_none() {
+            let message = format!("the pipeline needs a `name`: none can be made of {last:?}");
+            report.error(node.place, message);
+        }
+        parsed
+    }
+
+    fn flow(
+        &self,
+        flow_node: &Node,
+        node: &Node,
+        report: &mut Report<'_>,
+        drafts: &mut Vec<Draft>,
+    ) {
+        let Some(text) = flow_node.text() else { return };
+        match flow::parse(text) {
+            Ok(steps) => {
+                for (name, step) in &steps {
+                    let step = at_place(step, flow_node.place);
+                    drafts.extend(self.step(name, flow_node.place, &step, node, report));
+                }
+            }
+            Err(message) => {
+                report.error(flow_node.place, format!("`flow`: {message}"));
+            }
+        }
+    }
+
+    fn step(
+        &self,
+        name: &str,
+        place: Place,
+        node: &Node,
+        pipeline: &Node,
+        report: &mut Report<'_>,
+    ) -> Option<Draft> {
+        let Kind::Map(_) = node.kind else { return None };
+        let either = |key: &str| node.get(key).or_else(|| pipeline.get(key));
+        let mut references = Vec::new();
+        let workdir_node = either("workdir");
+        let workdir = workdir_node.and_then(|node| self.path(node, "workdir", report));
+        let work = self.work(node, report, &mut references)?;
+        let workdir_default = match &work {
+            Work::Notebook(path) => path.parent().to_owned(),
+            Work::Run { .. } | Work::Resource(_) => self.folder.to_owned(),
+        };
+        let default = || RelativePath::resolve("", &format!("./{workdir_default}")).ok();
+        let explicit_workdir = workdir.is_some();
+        let workdir = workdir.or_else(default)?;
+        let params = json_map(node.get("params"));
+        for (key, value) in node.get("params").map(Node::entries).unwrap_or_default() {
+            collect_references(&value.json(), value.place, &key.text, report, &mut references);
+        }
+        let env = merged(pipeline, node, "env", Node::scalar);
+        for (key, value) in
+            [pipeline, node].into_iter().filter_map(|node| node.get("env")).flat_map(Node::entries)
+        {
+            let text = Value::String(value.scalar().unwrap_or_default());
+            collect_references(&text, value.place, &key.text, report, &mut references);
+        }
+        let sweep = self.sweep(name, node, report);
+        let best = node.get("best").and_then(|best| {
+            if sweep.is_empty() {
+                report.error(best.place, format!("step `{name}` has `best` but no `sweep`"));
+            }
+            Some(Best {
+                metric: text(best, "metric")?,
+                goal: if best.get("goal")?.text()? == "min" { Goal::Min } else { Goal::Max },
+                allow_failed: best.get("allowFailed").and_then(Node::integer).unwrap_or(0),
+            })
+        });
+        let inputs = either("inputs").map(Node::one_or_many).unwrap_or_default();
+        let inputs =
+            inputs.iter().filter_map(|node| self.pattern(node, report)).collect();
+        let needs = node.get("needs").map(Node::one_or_many).unwrap_or_default();
+        let number = |key: &str, default| either(key).and_then(Node::integer).unwrap_or(default);
+        for key in params.keys().filter(|key| sweep.contains_key(*key)) {
+            let place = node.get("sweep").map_or(place, |node| node.place);
+            report.error(place, format!("step `{name}`: `{key}` is both a parameter and swept"));
+        }
+        let step = Step {
+            name: name.to_owned(),
+            work,
+            needs: needs.iter().filter_map(Node::text).map(str::to_owned).collect(),
+            params,
+            sweep,
+            best,
+            outputs: self.outputs(name, node, report),
+            metrics: node.get("metrics").and_then(|node| {
+                self.path(node, "metrics", report)?;
+                node.text().map(str::to_owned)
+            }),
+            inputs,
+            kernel: either("kernel").and_then(Node::text).map(str::to_owned),
+            image: either("image").and_then(Node::text).map(str::to_owned),
+            requirements: either("requirements")
+                .and_then(|node| self.path(node, "requirements", report)),
+            env,
+            secrets: merged(pipeline, node, "secrets", |node| {
+                Some(SecretKey { secret: text(node, "secret")?, key: text(node, "key")? })
+            }),
+            workdir,
+            explicit_workdir,
+            resources: resources(either),
+            timeout: text(node, "timeout").and_then(|text| text.parse().ok()),
+            retries: number("retries", 0),
+            interruptions: number("interruptions", 3),
+        };
+        Some(Draft {
+            step,
+            place,
+            needs_places: needs.iter().map(|node| node.place).collect(),
+            references,
+        })
+    }
+
+    fn work(
+        &self,
+        node: &Node,
+        report: &mut Report<'_>,
+        references: &mut Vec<(Reference, Place)>,
+    ) -> Option<Work> {
+        if let Some(notebook) = node.get("notebook") {
+            let path = self.path(notebook, "notebook", report)?;
+            if !path.as_str().ends_with(".ipynb") {
+                let message = format!("{:?} is no notebook: its name must end in .ipynb", path.as_str());
+                report.error(notebook.place, message);
+            }
+            return Some(Work::Notebook(path));
+        }
+        if let Some(run) = node.get("run") {
+            let text = run.text()?;
+            return match Script::compile(text) {
+                Ok(script) => {
+                    references
+                        .extend(script.variables.iter().map(|v| (v.reference.clone(), run.place)));
+                    Some(Work::Run { text: text.to_owned(), script })
+                }
+                Err(message) => {
+                    report.error(run.place, format!("`run`: {message}"));
+                    None
+                }
+            };
+        }
+        let resource = node.get("resource")?;
+        let manifest = resource.get("manifest")?;
+        if manifest.text().is_some() {
+            self.path(manifest, "manifest", report)?;
+        }
+        collect_references(&manifest.json(), manifest.place, "manifest", report, references);
+        let outputs = resource.get("outputs").map(Node::entries).unwrap_or_default();
+        Some(Work::Resource(Resource {
+            manifest: manifest.json(),
+            success: text(resource, "success"),
+            failure: text(resource, "failure"),
+            outputs: outputs
+                .iter()
+                .filter_map(|(key, value)| Some((key.text.clone(), value.text()?.to_owned())))
+                .collect(),
+            keep: match resource.get("keep").and_then(Node::text) {
+                Some("onFailure") => Keep::OnFailure,
+                Some("always") => Keep::Always,
+                _ => Keep::Never,
+            },
+        }))
+    }
+
+    fn sweep(&self, name: &str, node: &Node, report: &mut Report<'_>) -> IndexMap<String, Vec<Value>> {
+        let Some(sweep) = node.get("sweep") else { return IndexMap::new() };
+        let mut points: usize = 1;
+        let mut axes = IndexMap::new();
+        for (key, values) in sweep.entries() {
+            if values.items().is_empty() && matches!(values.kind, Kind::List(_)) {
+                report.error(values.place, format!("step `{name}`: `sweep.{}` has no values", key.text));
+            }
+            points = points.saturating_mul(values.items().len().max(1));
+            axes.insert(key.text.clone(), values.items().iter().map(Node::json).collect());
+        }
+        if axes.is_empty() {
+            report.error(sweep.place, format!("step `{name}`: the sweep names no parameter"));
+        }
+        if points > self.max_points {
+            let message = format!(
+                "step `{name}`: the sweep has {points} points, more than {}", self.max_points
+            );
+            report.error(sweep.place, message).hint =
+                Some("say --max-points N if that many are meant".into());
+            axes.clear();
+        }
+        axes
+    }
+
+    fn outputs(&self, step: &str, node: &Node, report: &mut Report<'_>) -> IndexMap<String, String> {
+        let mut outputs = IndexMap::new();
+        for (key, value) in node.get("outputs").map(Node::entries).unwrap_or_default() {
+            if !key.text.chars().all(is_name_character) {
+                let message = format!("step `{step}`: {:?} is no name for an output", key.text);
+                report.error(key.place, message).hint = Some("letters, digits, - and _".into());
+            }
+            let Some(path) = self.path(value, &format!("outputs.{}", key.text), report) else {
+                continue;
+            };
+            if path.as_str().is_empty() {
+                report.error(value.place, "an output is a file, not the folder itself");
+            }
+            outputs.insert(key.text.clone(), value.text().unwrap_or_default().to_owned());
+        }
+        outputs
+    }
+
+    fn path(&self, node: &Node, what: &str, report: &mut Report<'_>) -> Option<RelativePath> {
+        let text = node.text()?;
+        let resolved = if text.contains("{{") {
+            Err("a path holds no references".into())
+        } else {
+            RelativePath::resolve(self.folder, text)
+        };
+        resolved
+            .map_err(|message| {
+                report.error(node.place, format!("`{what}`: {message}")).hint =
+                    Some("paths are relative to the pipeline file and stay in its source".into());
+            })
+            .ok()
+    }
+
+    fn pattern(&self, node: &Node, report: &mut Report<'_>) -> Option<RelativePath> {
+        let path = self.path(node, "inputs", report)?;
+        if let Err(error) = globset::Glob::new(path.as_str()) {
+            report.error(node.place, format!("`inputs`: {}", error.kind()));
+            return None;
+        }
+        Some(path)
+    }
+
+    fn graph(&self, drafts: &[Draft], report: &mut Report<'_>) -> Option<Graph> {
+        let index = |name: &str| drafts.iter().position(|draft| draft.step.name == name);
+        let mut edges = Vec::new();
+        for draft in drafts {
+            let mut before = Vec::new();
+            for (need, place) in draft.step.needs.iter().zip(&draft.needs_places) {
+                match index(need) {
+                    Some(at) if before.contains(&at) => {
+                        report.warning(*place, format!("`{need}` stands twice in `needs`"));
+                    }
+                    Some(at) => before.push(at),
+                    None => {
+                        let names = drafts.iter().map(|draft| draft.step.name.as_str());
+                        let nearest = hints::nearest(need, names);
+                        let step = &draft.step.name;
+                        report
+                            .error(*place, format!("step `{step}` needs `{need}`, which is no step"))
+                            .hint = nearest.map(|name| format!("did you mean `{name}`?"));
+                    }
+                }
+            }
+            edges.push(before);
+        }
+        Graph::new(edges)
+            .map_err(|cycle| {
+                let mut names: Vec<_> =
+                    cycle.iter().map(|&at| drafts[at].step.name.as_str()).collect();
+                names.push(names[0]);
+                let place = cycle.first().map_or_else(Place::default, |&at| drafts[at].place);
+                report.error(place, format!("the steps form a cycle: {}", names.join(" -> ")));
+            })
+            .ok()
+    }
+
+    fn check_references(
+        &self,
+        drafts: &[Draft],
+        graph: &Graph,
+        params: &IndexMap<String, Value>,
+        report: &mut Report<'_>,
+    ) {
+        for (at, draft) in drafts.iter().enumerate() {
+            let step = &draft.step;
+            let upstream: Vec<&str> =
+                graph.ancestors(at).iter().map(|&other| drafts[other].step.name.as_str()).collect();
+            for (reference, place) in &draft.references {
+                if let Some(other) = reference.step() {
+                    if drafts.iter().all(|draft| draft.step.name != other) {
+                        let names = drafts.iter().map(|draft| draft.step.name.as_str());
+                        let nearest = hints::nearest(other, names);
+                        report.error(*place, format!("`{reference}`: there is no step `{other}`")).hint =
+                            nearest.map(|name| format!("did you mean `{name}`?"));
+                    } else if !upstream.contains(&other) {
+                        let message = format!(
+                            "`{reference}`: step `{other}` does not come before `{}`", step.name
+                        );
+                        report.error(*place, message).hint = Some(format!("add `needs: {other}`"));
+                    }
+                }
+                match reference {
+                    Reference::Parameter(name) => {
+                        let known = params.contains_key(name)
+                            || step.params.contains_key(name)
+                            || step.sweep.contains_key(name);
+                        if !known {
+                            let names = params.keys().chain(step.params.keys()).map(String::as_str);
+                            let nearest = hints::nearest(name, names);
+                            let message = format!("`{reference}`: no such parameter is declared");
+                            report.error(*place, message).hint = Some(nearest.map_or_else(
+                                || format!("declare it: `params: {{{name}: ...}}`"),
+                                |near| format!("did you mean `{near}`?"),
+                            ));
+                        }
+                    }
+                    Reference::SweepIndex if step.sweep.is_empty() => {
+                        report.error(*place, format!("`{reference}`: `{}` has no sweep", step.name));
+                    }
+                    Reference::Model(_) => {
+                        let message = format!("`{reference}` is known in a deployment's `set` only");
+                        report.error(*place, message);
+                    }
+                    Reference::Output { .. }
+                    | Reference::Metric { .. }
+                    | Reference::Run(_)
+                    | Reference::PipelineName
+                    | Reference::SweepIndex => {}
+                }
+            }
+        }
+    }
+}
+
+fn text(node: &Node, key: &str) -> Option<String> {
+    node.get(key)?.text().map(str::to_owned)
+}
+
+fn json_map(node: Option<&Node>) -> IndexMap<String, Value> {
+    let entries = node.map(Node::entries).unwrap_or_default();
+    entries.iter().map(|(key, value)| (key.text.clone(), value.json())).collect()
+}
+
+/// A map of the pipeline with the step's entries over it.
+fn merged<T>(
+    pipeline: &Node,
+    step: &Node,
+    key: &str,
+    read: impl Fn(&Node) -> Option<T>,
+) -> IndexMap<String, T> {
+    let maps = [pipeline, step].into_iter().filter_map(|node| node.get(key));
+    maps.flat_map(Node::entries)
+        .filter_map(|(key, value)| Some((key.text.clone(), read(value)?)))
+        .collect()
+}
+
+fn resources<'a>(either: impl Fn(&str) -> Option<&'a Node>) -> Resources {
+    let of = |key: &str| either("resources").and_then(|node| node.get(key));
+    let labels = either("nodeSelector").map(Node::entries).unwrap_or_default();
+    Resources {
+        cpu: of("cpu").and_then(Node::scalar),
+        memory: of("memory").and_then(Node::scalar),
+        gpu: of("gpu").and_then(Node::integer),
+        node_selector: labels
+            .iter()
+            .filter_map(|(key, value)| Some((key.text.clone(), value.scalar()?)))
+            .collect(),
+        tolerations: either("tolerations")
+            .map(Node::items)
+            .unwrap_or_default()
+            .iter()
+            .map(Node::json)
+            .collect(),
+    }
+}
+
+fn collect_references(
+    value: &Value,
+    place: Place,
+    what: &str,
+    report: &mut Report<'_>,
+    references: &mut Vec<(Reference, Place)>,
+) {
+    let visited = visit_json(value, &mut |reference| references.push((reference.clone(), place)));
+    if let Err(message) = visited {
+        report.error(place, format!("`{what}`: {message}"));
+    }
+}
+
+/// JSON as a node, all of it at one place.
+fn at_place(value: &Value, place: Place) -> Node {
+    let kind = match value {
+        Value::Null => Kind::Null,
+        Value::Bool(value) => Kind::Boolean(*value),
+        Value::Number(number) => Kind::Number(number.clone()),
+        Value::String(text) => Kind::Text(text.clone()),
+        Value::Array(items) => Kind::List(items.iter().map(|item| at_place(item, place)).collect()),
+        Value::Object(entries) => Kind::Map(
+            entries
+                .iter()
+                .map(|(key, value)| {
+                    (yaml::Key { text: key.clone(), place }, at_place(value, place))
+                })
+                .collect(),
+        ),
+    };
+    Node { kind, place }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        let documents = parse(text, "f/jupyterflow.yaml", "f", 100);
+        documents
+            .problems
+            .iter()
+            .map(|p| {
+                let hint = p.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                format!("{}:{} {}{hint}", p.line, p.column, p.message)
+            })
+            .collect()
+    }
+
+    fn check_problems(text: &str, expected: &[&str]) {
+        assert_eq!(problems(text), expected, "{text}");
+    }
+
+    /// The example of DESIGN section 3, to the letter.
+    const DESIGN: &str = include_str!("../../tests/fixtures/design.yaml");
+
+    #[test]
+    fn the_designs_example_is_valid() {
+        let documents = parse(DESIGN, "jupyterflow.yaml", "", 100);
+        assert!(documents.problems.is_empty(), "{:?}", problems(DESIGN));
+        let pipeline = &documents.pipelines[0];
+        assert_eq!(pipeline.name().as_str(), "churn");
+        assert_eq!(pipeline.steps()[1].points().len(), 4);
+        assert_eq!(pipeline.steps()[1].points()[1]["epochs"], 10);
+        assert_eq!(pipeline.deployments()[0].gates.len(), 2);
+        assert_eq!(pipeline.triggers().schedules.len(), 1);
+    }
+
+    #[test]
+    fn all_problems_come_at_once_with_their_places() {
+        check_problems(
+            "name: Bad Name\non: push\nsteps:\n  a:\n    notbook: a.ipynb\n    run: x\n    retries: lots\n  \
+             b: {run: y, needs: [c], dependsOn: a}\n",
+            &[
+                "1:7 `name` must be a name of at most 40 of a-z, 0-9 and -, with a letter or digit \
+                 at each end, not the text \"Bad Name\"",
+                "2:1 unknown key `on` in a pipeline (write `triggers:`; YAML 1.1 tools read a bare \
+                 `on` as true)",
+                "5:5 unknown key `notbook` in a step (did you mean `notebook`?)",
+                "7:14 `steps.a.retries` must be an integer from 0 to 100, not the text \"lots\"",
+                "8:23 step `b` needs `c`, which is no step",
+                "8:27 unknown key `dependsOn` in a step (did you mean `needs`?)",
+            ],
+        );
+    }
+
+    #[test]
+    fn cycles_and_references_are_checked() {
+        check_problems(
+            "steps:\n  a: {run: x, needs: b}\n  b: {run: x, needs: a}\n",
+            &["3:3 the steps form a cycle: b -> a -> b"],
+        );
+        check_problems(
+            "params: {epochs: 1}\nsteps:\n  a: {run: 'x {{ steps.b.outputs.o }} {{ params.epoch }}'}\n  \
+             b: {run: 'x {{ steps.c.metrics.m }} {{ sweep.index }}'}\n",
+            &[
+                "3:12 `steps.b.outputs.o`: step `b` does not come before `a` (add `needs: b`)",
+                "3:12 `params.epoch`: no such parameter is declared (did you mean `epochs`?)",
+                "4:12 `steps.c.metrics.m`: there is no step `c`",
+                "4:12 `sweep.index`: `b` has no sweep",
+            ],
+        );
+    }
+
+    #[test]
+    fn paths_sweeps_and_schedules_are_checked() {
+        check_problems(
+            "triggers: {schedule: {cron: 0 0 30 2 *, timezone: Mars}}\nsteps:\n  \
+             a: {notebook: ../../x.ipynb, sweep: {}}\n",
+            &[
+                "1:11 triggers replace the default: without `change`, edits start no run",
+                "1:51 \"Mars\" is no time zone: wanted an IANA name such as Asia/Seoul or UTC",
+                "3:17 `notebook`: \"../../x.ipynb\" leaves the source (paths are relative to the \
+                 pipeline file and stay in its source)",
+            ],
+        );
+        let axes = "a: [1,2,3,4,5,6,7,8,9,10], b: [1,2,3,4,5,6,7,8,9,10,11]";
+        let found = problems(&format!("steps:\n  a: {{run: x, sweep: {{{axes}}}}}\n"));
+        assert!(found[0].contains("110 points, more than 100"), "{found:?}");
+    }
+
+    #[test]
+    fn words_of_yaml_1_1_are_no_booleans() {
+        let text = "steps: {a: {run: x}}\ndeploy: {p: {model: '{{ steps.a.outputs.m }}', autoMerge: yes, \
+                    pullRequest: {repo: r, file: f, set: {a: b}}}}\n";
+        assert!(problems(text)[0].contains("write true or false"), "{:?}", problems(text));
+    }
+
+    #[test]
+    fn names_come_from_folders() {
+        let name = |folder: &str| {
+            let documents = parse("steps: {a: {run: x}}", "f", folder, 100);
+            documents.pipelines.first().map(|pipeline| pipeline.name().to_string())
+        };
+        assert_eq!(name("").as_deref(), Some("main"));
+        assert_eq!(name("x/My Notes").as_deref(), Some("my-notes"));
+        assert_eq!(name("한국어"), None);
+    }
+
+    #[test]
+    fn a_flow_reports_at_its_place() {
+        check_problems(
+            "flow: a.ipynb >> [b >> c]\n",
+            &["1:7 `flow`: `>>` inside [ ]: a list holds steps, not chains"],
+        );
+        let documents = parse("flow: a.ipynb >> [b.ipynb lr=1, ls]", "f", "d", 100);
+        assert_eq!(documents.pipelines[0].steps().len(), 3);
+        assert_eq!(documents.pipelines[0].steps()[1].needs(), ["a"]);
+    }
+}
