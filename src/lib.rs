@@ -1,5 +1,6 @@
 //! jupyterflow: a Git-driven reconciler for notebook pipelines.
 pub mod notebook;
+pub mod plan;
 pub mod schedule;
 pub mod spec;
 pub mod types;

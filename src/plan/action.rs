@@ -1,0 +1,176 @@
+//! Actions: what a pass does, with all data needed, so that no decision is left to whoever acts.
+//!
+//! Owns the shape of a plan and how it prints.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::ser::SerializeMap;
+
+use super::ledger::Ledger;
+use super::report::NotDone;
+use super::run::Trigger;
+use crate::spec::Problem;
+use crate::types::{PipelineId, RunId, RunName};
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Claim a run, and start it if nothing is before it.
+    Claim(Claim),
+    /// Start, or start again, the host of a run that is claimed already.
+    Start {
+        /// The run.
+        run: RunName,
+        /// Its trigger.
+        trigger: Trigger,
+        /// Why now.
+        reason: String,
+    },
+    /// End a run.
+    Stop {
+        /// The run.
+        run: RunName,
+        /// Its trigger.
+        trigger: Trigger,
+        /// Why.
+        reason: String,
+    },
+    /// Write to the ledger without a run.
+    Record {
+        /// What is recorded.
+        reason: String,
+    },
+}
+
+/// A run to claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// Its id.
+    pub id: RunId,
+    /// Its name.
+    pub name: RunName,
+    /// Why it exists.
+    pub trigger: Trigger,
+    /// In words, most telling first.
+    pub because: Vec<String>,
+    /// Whether it can start at once; else it waits in the queue.
+    pub start: bool,
+}
+
+/// The plan of one pipeline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PipelinePlan {
+    /// What to do, in order.
+    pub actions: Vec<Action>,
+    /// What is not done, and why.
+    pub not_done: Vec<NotDone>,
+    /// The ledger after the actions. It is written together with the claims, or not at all.
+    pub ledger: Ledger,
+}
+
+/// The plan of a pass over all pipelines.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Each pipeline with its plan, in order.
+    pub pipelines: Vec<(PipelineId, PipelinePlan)>,
+    /// Problems of files.
+    pub problems: Vec<Problem>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.pipelines.iter().all(|(_, plan)| plan.actions.is_empty())
+    }
+
+    /// All actions with their pipelines.
+    pub fn actions(&self) -> impl Iterator<Item = (&PipelineId, &Action)> {
+        self.pipelines.iter().flat_map(|(id, plan)| plan.actions.iter().map(move |act| (id, act)))
+    }
+
+    /// All that is not done.
+    pub fn not_done(&self) -> impl Iterator<Item = &NotDone> {
+        self.pipelines.iter().flat_map(|(_, plan)| &plan.not_done)
+    }
+}
+
+impl Action {
+    /// The word of the document: start, stop or record.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Claim(claim) if claim.start => "start",
+            Self::Claim(_) | Self::Record { .. } => "record",
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+        }
+    }
+
+    /// The run that it is about.
+    pub fn run(&self) -> Option<&RunName> {
+        match self {
+            Self::Claim(claim) => Some(&claim.name),
+            Self::Start { run, .. } | Self::Stop { run, .. } => Some(run),
+            Self::Record { .. } => None,
+        }
+    }
+
+    /// Why, in words.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Claim(claim) => claim.because.join("; "),
+            Self::Start { reason, .. } | Self::Stop { reason, .. } | Self::Record { reason } => {
+                reason.clone()
+            }
+        }
+    }
+
+    fn trigger(&self) -> Option<&Trigger> {
+        match self {
+            Self::Claim(claim) => Some(&claim.trigger),
+            Self::Start { trigger, .. } | Self::Stop { trigger, .. } => Some(trigger),
+            Self::Record { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (id, action) in self.actions() {
+            let run = action.run().map(|run| format!(" {run}")).unwrap_or_default();
+            writeln!(formatter, "{} {id}{run}: {}", action.word(), action.reason())?;
+        }
+        for not_done in self.not_done() {
+            writeln!(formatter, "{not_done}")?;
+        }
+        for problem in &self.problems {
+            writeln!(formatter, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Plan {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let actions: Vec<serde_json::Value> = self
+            .actions()
+            .map(|(id, action)| {
+                let mut document = serde_json::json!({
+                    "action": action.word(), "pipeline": id.to_string(),
+                });
+                if let (Some(name), Some(trigger)) = (action.run(), action.trigger()) {
+                    let run = RunId::new(id, trigger.kind, &trigger.key);
+                    document["run"] =
+                        serde_json::json!({ "id": run, "name": name, "trigger": trigger });
+                }
+                document["reason"] = action.reason().into();
+                document
+            })
+            .collect();
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("actions", &actions)?;
+        map.serialize_entry("notDone", &self.not_done().collect::<Vec<_>>())?;
+        map.serialize_entry("problems", &self.problems)?;
+        map.end()
+    }
+}

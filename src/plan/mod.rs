@@ -1,0 +1,20 @@
+//! The plan: which runs should exist, which do, and what follows.
+//!
+//! Owns the decisions. Everything is a synchronous function over plain data with `now` as an
+//! argument: no clock, no files, no engine. Whoever acts on a plan decides nothing.
+
+mod action;
+mod change;
+mod ledger;
+mod observed;
+mod planner;
+mod report;
+mod run;
+mod ticks;
+
+pub use action::{Action, Claim, PipelinePlan, Plan};
+pub use ledger::{ChangeCursor, Ledger, ScheduleCursor, SkipRecord};
+pub use observed::{Definition, Observed, PipelineFacts, RunFact, Seen};
+pub use planner::plan;
+pub use report::{NotDone, Reason};
+pub use run::{Artifact, Phase, Run, StepRecord, Trigger};

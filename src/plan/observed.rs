@@ -1,0 +1,82 @@
+//! What a pass looks at: the source, the ledger, the runs, as plain data.
+//!
+//! Owns the words for what is known, unknown and absent.
+
+use super::ledger::Ledger;
+use super::run::{Phase, Trigger};
+use crate::spec::{Fingerprint, Pipeline};
+use crate::types::{Period, PipelineId, RunName, Timestamp};
+
+/// What was observed of a thing outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed<T> {
+    /// It is certainly not there.
+    Absent,
+    /// It may be there or not: nobody could look. Never a reason to start anything.
+    Unknown,
+    /// It is there.
+    Known(T),
+}
+
+/// All facts of one pipeline at one moment.
+pub struct PipelineFacts<'a> {
+    /// Which pipeline.
+    pub id: &'a PipelineId,
+    /// What its source shows.
+    pub seen: Seen,
+    /// The newest good definition: what the source shows now, else what it showed last.
+    pub definition: Option<Definition<'a>>,
+    /// What is answered.
+    pub ledger: &'a Ledger,
+    /// Its runs that have not ended, oldest first, and any later facts about ended ones.
+    pub runs: &'a [RunFact],
+    /// How long a source must stand still before a change counts.
+    pub settle: Period,
+}
+
+/// What a source shows of a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A valid definition.
+    Good,
+    /// A file that is no valid definition: the last good one stays in force.
+    Invalid(String),
+    /// The source, or a file that the pipeline names, cannot be read or is not whole.
+    Unreadable(String),
+    /// A readable source without this pipeline.
+    Gone,
+}
+
+/// A definition with its files.
+#[derive(Clone, Copy)]
+pub struct Definition<'a> {
+    /// The validated pipeline.
+    pub pipeline: &'a Pipeline,
+    /// What it is, down to the content of its files.
+    pub fingerprint: &'a Fingerprint,
+    /// What the source shows.
+    pub revision: &'a str,
+    /// Since when the definition and its files stood still.
+    pub still_since: Timestamp,
+    /// When each changed input was written: the newest time, if known, of all given paths.
+    pub inputs_written: Option<(Timestamp, Timestamp)>,
+}
+
+/// A run as the store and the engine know it.
+#[derive(Clone, Debug)]
+pub struct RunFact {
+    /// Its name.
+    pub name: RunName,
+    /// Why it exists.
+    pub trigger: Trigger,
+    /// Where it stands by the record.
+    pub phase: Phase,
+    /// When its first step began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// Whether a person wants it stopped.
+    pub stop_requested: bool,
+    /// Whether a host is at work on it.
+    pub host: Observed<()>,
+}
