@@ -1,1 +1,5 @@
-fn main() {}
+//! The `jupyterflow` binary: all of it is in the library.
+
+fn main() -> std::process::ExitCode {
+    jupyterflow::cli::main()
+}

@@ -1,0 +1,92 @@
+//! What people and programs read: data on stdout, talk on stderr.
+//!
+//! Owns the two streams and the output formats. A closed pipe is not an error.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+
+use super::error::CliError;
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A table for people.
+    #[default]
+    Table,
+    /// A JSON document.
+    Json,
+    /// A YAML document.
+    Yaml,
+    /// Names only, one a line.
+    Name,
+}
+
+/// Prints data on stdout.
+pub fn data(text: &str) {
+    let mut stdout = anstream::stdout().lock();
+    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    // Whoever reads may have seen enough.
+    let _ = write!(stdout, "{text}{end}");
+    let _ = stdout.flush();
+}
+
+/// Prints a line of talk on stderr.
+pub fn talk(text: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+/// Whether a person watches stderr.
+pub fn is_watched() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Prints a document in the wanted format; a table and names come from the caller.
+pub fn document(
+    format: Format,
+    kind: &str,
+    value: &impl Serialize,
+    table: impl FnOnce() -> String,
+    names: impl FnOnce() -> Vec<String>,
+) -> Result<(), CliError> {
+    let text = match format {
+        Format::Table => table(),
+        Format::Name => names().join("\n"),
+        Format::Json | Format::Yaml => {
+            let mut document = serde_json::Map::new();
+            document.insert("apiVersion".into(), "jupyterflow.io/v1alpha1".into());
+            document.insert("kind".into(), kind.into());
+            match serde_json::to_value(value).map_err(|error| CliError::bug(&error))? {
+                serde_json::Value::Object(fields) => document.extend(fields),
+                other => {
+                    document.insert("items".into(), other);
+                }
+            }
+            if format == Format::Json {
+                serde_json::to_string_pretty(&document).map_err(|error| CliError::bug(&error))?
+            } else {
+                serde_saphyr::to_string(&document).map_err(|error| CliError::bug(&error))?
+            }
+        }
+    };
+    data(&text);
+    Ok(())
+}
+
+/// A table without borders, as wide as the terminal.
+pub fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
+    use comfy_table::{ContentArrangement, Table, presets};
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(headers.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
+    let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
