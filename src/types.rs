@@ -348,7 +348,8 @@ impl FromStr for Period {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let refuse = || InvalidName::new("a duration", text, "integers with s, m, h, d or w: 1h30m");
+        let refuse =
+            || InvalidName::new("a duration", text, "integers with s, m, h, d or w: 1h30m");
         let mut total: u64 = 0;
         let mut digits = String::new();
         for character in text.chars() {
@@ -358,7 +359,8 @@ impl FromStr for Period {
             }
             let unit = UNITS.iter().find(|(letter, _)| *letter == character).ok_or_else(refuse)?.1;
             let count: u64 = digits.parse().map_err(|_| refuse())?;
-            total = count.checked_mul(unit).and_then(|n| total.checked_add(n)).ok_or_else(refuse)?;
+            total =
+                count.checked_mul(unit).and_then(|n| total.checked_add(n)).ok_or_else(refuse)?;
             digits.clear();
         }
         // A hundred years is beyond any use here, and keeps date arithmetic inside its range.
@@ -387,18 +389,21 @@ impl fmt::Display for Period {
 
 text_serde!(Period);
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn durations_parse_and_print() {
-        for (text, seconds) in [("0s", 0), ("90s", 90), ("1h30m", 5400), ("7d", 604_800), ("2w", 1_209_600)] {
+        for (text, seconds) in
+            [("0s", 0), ("90s", 90), ("1h30m", 5400), ("7d", 604_800), ("2w", 1_209_600)]
+        {
             assert_eq!(text.parse::<Period>().unwrap().seconds(), seconds, "{text}");
         }
         assert_eq!("90m".parse::<Period>().unwrap().to_string(), "1h30m");
-        for text in ["", "5", "h", "1.5h", "-1h", "1h 30m", "1y", "99999999999999999999s", "9999999w"] {
+        for text in
+            ["", "5", "h", "1.5h", "-1h", "1h 30m", "1y", "99999999999999999999s", "9999999w"]
+        {
             assert!(text.parse::<Period>().is_err(), "{text}");
         }
     }

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::error::{CliError, Code};
 use super::print;
-use crate::executor::{self, EndingPhase, Ending, Options, Outputs, Progress};
+use crate::executor::{self, Ending, EndingPhase, Options, Outputs, Progress};
 use crate::notebook::json::{Object, Raw, mark_non_finite};
 use crate::notebook::parameters::{self, Parameter, Parameters};
 use crate::notebook::{CellKind, Notebook};
@@ -97,7 +97,8 @@ pub fn run(args: &Args) -> Result<Code, CliError> {
         .build()
         .map_err(|error| CliError::bug(&error))?;
     let mut view = View::new(args);
-    let (notebook, ending) = runtime.block_on(executor::execute(options, |event| view.show(&event)));
+    let (notebook, ending) =
+        runtime.block_on(executor::execute(options, |event| view.show(&event)));
     view.bar.finish_and_clear();
     if to_stdout {
         write_notebook(&notebook, &args.output)?;
@@ -146,7 +147,8 @@ pub fn write_notebook(notebook: &Notebook, path: &Path) -> Result<(), CliError> 
     } else {
         executor::write_whole(path, text.as_bytes())
     };
-    written.map_err(|error| CliError::failed(format!("failed to write {}: {error}", path.display())))
+    written
+        .map_err(|error| CliError::failed(format!("failed to write {}: {error}", path.display())))
 }
 
 /// Refuses an output that is the input, or whose folder is not there.
@@ -223,8 +225,7 @@ fn prepare(notebook: &mut Notebook, args: &Args, parameters: &Parameters) -> Res
     let values = Raw::parse(&mark_non_finite(&text)).map_err(|error| CliError::bug(&error))?;
     let (input, output) = (args.input.to_string_lossy(), args.output.to_string_lossy());
     notebook.edit_metadata(|metadata| {
-        let mut papermill: Object =
-            metadata.get("papermill").map(Raw::object).unwrap_or_default();
+        let mut papermill: Object = metadata.get("papermill").map(Raw::object).unwrap_or_default();
         if !parameters.is_empty() || papermill.get("parameters").is_none() {
             papermill.set("parameters", values);
         }

@@ -165,7 +165,9 @@ impl Execution {
                 let wait = content.view::<bool>("wait").unwrap_or(false);
                 all[current].clear(wait);
                 if !wait {
-                    displays.values_mut().for_each(|places| places.retain(|(cell, _)| *cell != current));
+                    displays
+                        .values_mut()
+                        .for_each(|places| places.retain(|(cell, _)| *cell != current));
                 }
             }
             _ => {}
@@ -217,7 +219,9 @@ impl Outputs {
         }
         match self.list.last_mut() {
             // Streams arrive in arbitrary chunks; joined, the same cell gives the same output.
-            Some(Output::Stream { name: last, text: joined }) if *last == name => joined.push_str(text),
+            Some(Output::Stream { name: last, text: joined }) if *last == name => {
+                joined.push_str(text)
+            }
             _ => self.list.push(Output::Stream { name, text: text.to_owned() }),
         }
     }
@@ -237,7 +241,10 @@ impl Outputs {
         }
         self.bytes += bytes;
         if self.bytes > Self::CAP && !std::mem::replace(&mut self.cut, true) {
-            let text = format!("[jupyterflow: outputs beyond {} MiB of this cell were cut]\n", Self::CAP >> 20);
+            let text = format!(
+                "[jupyterflow: outputs beyond {} MiB of this cell were cut]\n",
+                Self::CAP >> 20
+            );
             self.list.push(Output::Stream { name: "stderr".into(), text });
         }
         !self.cut
@@ -320,8 +327,10 @@ mod tests {
 
     #[test]
     fn displays_are_updated_where_they_stand() {
-        let display = r#"{"data": {"text/plain": "1"}, "metadata": {}, "transient": {"display_id": "d"}}"#;
-        let update = r#"{"data": {"text/plain": "2"}, "metadata": {}, "transient": {"display_id": "d"}}"#;
+        let display =
+            r#"{"data": {"text/plain": "1"}, "metadata": {}, "transient": {"display_id": "d"}}"#;
+        let update =
+            r#"{"data": {"text/plain": "2"}, "metadata": {}, "transient": {"display_id": "d"}}"#;
         let (_, outputs) = run(&[("display_data", display), ("update_display_data", update)]);
         assert_eq!(
             outputs,
@@ -336,6 +345,8 @@ mod tests {
             value: value.into(),
             traceback: Vec::new(),
         };
-        assert!(exit("").is_clean_exit() && exit("0").is_clean_exit() && !exit("1").is_clean_exit());
+        assert!(
+            exit("").is_clean_exit() && exit("0").is_clean_exit() && !exit("1").is_clean_exit()
+        );
     }
 }

@@ -159,7 +159,12 @@ struct Signals(Vec<(i32, Signal)>);
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()];
+        let kinds = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+        ];
         let streams = kinds.into_iter().map(|kind| Ok((kind.as_raw_value(), signal(kind)?)));
         streams.collect::<std::io::Result<_>>().map(Self)
     }

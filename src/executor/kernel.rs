@@ -105,7 +105,11 @@ impl Kernel {
     ///
     /// # Errors
     /// Says why it does not, with what it wrote on its error stream.
-    pub async fn start(spec: KernelSpec, folder: &Path, limit: Duration) -> Result<Self, KernelError> {
+    pub async fn start(
+        spec: KernelSpec,
+        folder: &Path,
+        limit: Duration,
+    ) -> Result<Self, KernelError> {
         let codec = Codec::new();
         // Socket paths have at most 107 bytes, so the folder is a short one of our own; only its
         // owner may enter, for Unix sockets have no other protection.
@@ -217,7 +221,11 @@ impl Kernel {
     ///
     /// # Errors
     /// The socket is broken.
-    pub async fn send(&mut self, kind: &str, content: &impl Serialize) -> Result<String, KernelError> {
+    pub async fn send(
+        &mut self,
+        kind: &str,
+        content: &impl Serialize,
+    ) -> Result<String, KernelError> {
         let (id, message) = self.codec.request(kind, content);
         self.shell.send(message).await.map_err(|error| KernelError::Socket(error.to_string()))?;
         Ok(id)

@@ -88,8 +88,10 @@ pub fn choose(name: Option<&str>) -> Result<KernelSpec, NoKernel> {
     let found = if specs.is_empty() {
         "no kernel is installed; for Python: `pip install ipykernel`".to_owned()
     } else {
-        let names: Vec<String> =
-            specs.iter().map(|spec| format!("{} ({})", spec.name, spec.file.display_name)).collect();
+        let names: Vec<String> = specs
+            .iter()
+            .map(|spec| format!("{} ({})", spec.name, spec.file.display_name))
+            .collect();
         format!("installed: {}; choose one with `kernel:` or -k", names.join(", "))
     };
     let Some(name) = name else { return Err(NoKernel::Unnamed(found)) };

@@ -45,7 +45,11 @@ pub enum EndingPhase {
 
 impl Outputs {
     /// The document of an ending.
-    pub fn new(phase: EndingPhase, message: Option<String>, outputs: IndexMap<String, Value>) -> Self {
+    pub fn new(
+        phase: EndingPhase,
+        message: Option<String>,
+        outputs: IndexMap<String, Value>,
+    ) -> Self {
         let metrics = finite_numbers(&outputs);
         Self {
             api_version: "jupyterflow.io/v1alpha1".into(),
@@ -69,7 +73,9 @@ pub fn collect(notebook: &Notebook) -> IndexMap<String, Value> {
     let mut scraps = IndexMap::new();
     let mut displays = IndexMap::new();
     for output in notebook.cells.iter().flat_map(crate::notebook::Cell::outputs) {
-        let Some(data) = output.get("data").map(crate::notebook::json::Raw::object) else { continue };
+        let Some(data) = output.get("data").map(crate::notebook::json::Raw::object) else {
+            continue;
+        };
         for (mime, value) in data.entries() {
             if mime == OUTPUTS_MIME {
                 displays.extend(value.view::<IndexMap<String, Value>>().unwrap_or_default());

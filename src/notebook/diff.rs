@@ -143,10 +143,11 @@ pub fn diff(old: &Outline, new: &Outline) -> Vec<Change> {
             i += 1;
             j += 1;
         }
-        changes.extend(old[i..next_i].iter().map(|cell| Change::Removed {
-            cell: cell.number,
-            source: cell.source.clone(),
-        }));
+        changes.extend(
+            old[i..next_i]
+                .iter()
+                .map(|cell| Change::Removed { cell: cell.number, source: cell.source.clone() }),
+        );
         changes.extend(
             new[j..next_j]
                 .iter()
@@ -195,7 +196,8 @@ fn common(
 fn edit(old: &OutlineCell, new: &OutlineCell) -> Change {
     let mut lines = old.source.split('\n').zip(new.source.split('\n'));
     let shared = lines.by_ref().take_while(|(a, b)| a == b).count();
-    let line = |cell: &OutlineCell| cell.source.split('\n').nth(shared).unwrap_or_default().to_owned();
+    let line =
+        |cell: &OutlineCell| cell.source.split('\n').nth(shared).unwrap_or_default().to_owned();
     if old.source == new.source {
         return Change::Edited { cell: new.number, line: 1, from: line(old), to: line(new) };
     }

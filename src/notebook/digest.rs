@@ -79,7 +79,8 @@ mod tests {
         let base = of(CODE, "{}");
         assert_ne!(of(r#"{"cell_type": "code", "source": "x = 2\nprint(x)"}"#, "{}"), base);
         assert_ne!(of(&format!("{CODE},{CODE}"), "{}"), base);
-        let tagged = CODE.replace("\"code\"", r#""code", "metadata": {"tags": ["skip-execution"]}"#);
+        let tagged =
+            CODE.replace("\"code\"", r#""code", "metadata": {"tags": ["skip-execution"]}"#);
         assert_ne!(of(&tagged, "{}"), base);
         assert_ne!(of(CODE, r#"{"kernelspec": {"name": "ir"}}"#), base);
     }

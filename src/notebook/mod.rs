@@ -9,6 +9,7 @@ pub mod json;
 pub mod model;
 pub mod parameters;
 
+pub mod render;
 mod upgrade;
 
 pub use model::{Cell, CellKind, Notebook, ReadError};

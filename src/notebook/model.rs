@@ -145,7 +145,8 @@ impl Notebook {
 
     /// Sets a top-level field.
     pub fn set(&mut self, key: &str, value: Raw) {
-        let fields = if self.before.get(key).is_some() { &mut self.before } else { &mut self.after };
+        let fields =
+            if self.before.get(key).is_some() { &mut self.before } else { &mut self.after };
         fields.set(key, value);
     }
 
@@ -307,7 +308,8 @@ pub fn split_lines(text: &str) -> Vec<&str> {
     while let Some((at, character)) = characters.next() {
         let breaks = matches!(
             character,
-            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
+                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
         );
         if !breaks {
             continue;

@@ -39,14 +39,11 @@ pub fn plan(facts: &PipelineFacts<'_>, now: Timestamp) -> PipelinePlan {
     }
     if planner.actions.is_empty() && planner.not_done.is_empty() {
         let next = planner.ledger.schedules.iter().filter_map(|cursor| cursor.next).min();
-        let message = if next.is_some() { "all is answered until the next tick" } else { "all is answered" };
+        let message =
+            if next.is_some() { "all is answered until the next tick" } else { "all is answered" };
         planner.not(Reason::UpToDate, message.into(), next);
     }
-    PipelinePlan {
-        actions: planner.actions,
-        not_done: planner.not_done,
-        ledger: planner.ledger,
-    }
+    PipelinePlan { actions: planner.actions, not_done: planner.not_done, ledger: planner.ledger }
 }
 
 struct Planner<'a> {
@@ -122,7 +119,8 @@ impl Planner<'_> {
         }
         let since = *self.ledger.orphaned.get_or_insert(self.now);
         if self.facts.ledger.orphaned.is_none() {
-            self.actions.push(Action::Record { reason: "the pipeline is gone from its source".into() });
+            self.actions
+                .push(Action::Record { reason: "the pipeline is gone from its source".into() });
         }
         self.not(Reason::Orphaned, format!("gone from its source since {since}"), None);
     }
@@ -147,7 +145,10 @@ impl Planner<'_> {
             let late = self.now.duration_since(instant).as_secs();
             let mut because = vec![format!("scheduled at {instant}")];
             if late > 60 {
-                because.push(format!("missed by {}", crate::types::Period::from_seconds(late.unsigned_abs())));
+                because.push(format!(
+                    "missed by {}",
+                    crate::types::Period::from_seconds(late.unsigned_abs())
+                ));
             }
             let start = self.busy.is_none();
             if let Some(other) = &self.busy {
@@ -204,7 +205,8 @@ impl Planner<'_> {
         if self.ledger.suspended.is_some() {
             return self.not(Reason::Suspended, format!("suspended; waiting: {why}"), None);
         }
-        if let Some(step) = definition.pipeline.steps().iter().find(|step| is_resource(step.work())) {
+        if let Some(step) = definition.pipeline.steps().iter().find(|step| is_resource(step.work()))
+        {
             let message = format!("step `{}` is a resource: it needs the argo engine", step.name());
             return self.not(Reason::NotExecutedYet, message, None);
         }

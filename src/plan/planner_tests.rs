@@ -26,7 +26,11 @@ impl World {
     fn new(yaml: &str) -> Self {
         let now = "2026-11-22T10:00:00Z".parse().unwrap();
         Self {
-            id: PipelineId { source: "local".into(), folder: "f".into(), name: "f".parse().unwrap() },
+            id: PipelineId {
+                source: "local".into(),
+                folder: "f".into(),
+                name: "f".parse().unwrap(),
+            },
             yaml: yaml.to_owned(),
             script: "1".into(),
             seen: Seen::Good,

@@ -62,11 +62,28 @@ pub enum Reason {
 impl Reason {
     /// All reasons, for the schema.
     pub const ALL: [Self; 23] = [
-        Self::UpToDate, Self::Settling, Self::Waiting, Self::Superseded, Self::Forbidden,
-        Self::Suspended, Self::Missed, Self::TooLate, Self::Adopted, Self::Orphaned,
-        Self::ManagedElsewhere, Self::NotExecutedYet, Self::Backoff, Self::StillNeeded,
-        Self::SourceUnreadable, Self::InvalidFile, Self::LimitReached, Self::MissingSecret,
-        Self::MissingOutput, Self::NameTaken, Self::WrittenByRun, Self::SourceChanged,
+        Self::UpToDate,
+        Self::Settling,
+        Self::Waiting,
+        Self::Superseded,
+        Self::Forbidden,
+        Self::Suspended,
+        Self::Missed,
+        Self::TooLate,
+        Self::Adopted,
+        Self::Orphaned,
+        Self::ManagedElsewhere,
+        Self::NotExecutedYet,
+        Self::Backoff,
+        Self::StillNeeded,
+        Self::SourceUnreadable,
+        Self::InvalidFile,
+        Self::LimitReached,
+        Self::MissingSecret,
+        Self::MissingOutput,
+        Self::NameTaken,
+        Self::WrittenByRun,
+        Self::SourceChanged,
         Self::Unknown,
     ];
 }

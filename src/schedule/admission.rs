@@ -45,7 +45,8 @@ pub fn admit(
 ) -> Vec<(Timestamp, Verdict)> {
     let late = |instant: Timestamp| now.duration_since(instant).as_secs();
     let too_late = |instant: Timestamp| {
-        max_lateness.is_some_and(|most| late(instant) > i64::try_from(most.seconds()).unwrap_or(i64::MAX))
+        max_lateness
+            .is_some_and(|most| late(instant) > i64::try_from(most.seconds()).unwrap_or(i64::MAX))
     };
     let missed: Vec<Timestamp> =
         due.iter().copied().filter(|at| late(*at) > GRACE && !too_late(*at)).collect();

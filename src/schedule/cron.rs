@@ -101,7 +101,8 @@ impl Cron {
         for (index, part) in parts.iter().enumerate() {
             lint(index, part)?;
         }
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+        let parser =
+            CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let pattern =
             parser.parse(&parts.join(" ")).map_err(|error| format!("{line:?}: {error}"))?;
         let fixed = !minute.starts_with('*') && !hour.starts_with('*');
@@ -213,7 +214,8 @@ fn field_count(count: usize) -> String {
 fn lint(index: usize, field: &str) -> Result<(), String> {
     const NAMES: [&str; 5] = ["minute", "hour", "day of month", "month", "day of week"];
     const LIMITS: [u32; 5] = [59, 23, 31, 12, 7];
-    const WORDS: &str = "jan feb mar apr may jun jul aug sep oct nov dec sun mon tue wed thu fri sat";
+    const WORDS: &str =
+        "jan feb mar apr may jun jul aug sep oct nov dec sun mon tue wed thu fri sat";
     let name = NAMES[index];
     for item in field.split(',') {
         let refuse = || Err(format!("{name} {field:?}: {item:?} is not understood"));
@@ -224,7 +226,12 @@ fn lint(index: usize, field: &str) -> Result<(), String> {
         if let Some(step) = step {
             match step.parse::<u32>() {
                 Ok(step) if (1..=LIMITS[index]).contains(&step) => {}
-                _ => return Err(format!("{name} {field:?}: a step goes from 1 to {}", LIMITS[index])),
+                _ => {
+                    return Err(format!(
+                        "{name} {field:?}: a step goes from 1 to {}",
+                        LIMITS[index]
+                    ));
+                }
             }
         }
         for end in range.split('-') {
@@ -294,8 +301,19 @@ mod tests {
     #[test]
     fn what_no_crontab_knows_is_refused() {
         for line in [
-            "* * * *", "* * * * * *", "60 * * * *", "*/60 * * * *", "1,,2 * * * *", "0 0 30 2 *",
-            "@every 5m", "@reboot", "0 0 L * *", "0 0 * * 8", "x * * * *", "", "5-1 * * * *",
+            "* * * *",
+            "* * * * * *",
+            "60 * * * *",
+            "*/60 * * * *",
+            "1,,2 * * * *",
+            "0 0 30 2 *",
+            "@every 5m",
+            "@reboot",
+            "0 0 L * *",
+            "0 0 * * 8",
+            "x * * * *",
+            "",
+            "5-1 * * * *",
         ] {
             assert!(Cron::parse(line, Zone::utc()).is_err(), "{line}");
         }

@@ -179,8 +179,7 @@ impl Scanner {
         if rest.first() == Some(&'<') {
             return 1;
         }
-        let skipped =
-            rest.iter().take_while(|c| matches!(c, '-' | ' ' | '\t')).count();
+        let skipped = rest.iter().take_while(|c| matches!(c, '-' | ' ' | '\t')).count();
         let word: String = rest[skipped..]
             .iter()
             .take_while(|c| !c.is_whitespace() && !";&|<>()".contains(**c))
@@ -215,12 +214,12 @@ impl Scanner {
 /// The words of a shell text that may name script files: those that end as scripts do.
 pub fn script_words(text: &str) -> Vec<String> {
     const ENDINGS: [&str; 5] = [".py", ".R", ".jl", ".sh", ".ipynb"];
-    let separator =
-        |c: char| c.is_whitespace() || "'\"`;&|<>(){}$=,".contains(c);
+    let separator = |c: char| c.is_whitespace() || "'\"`;&|<>(){}$=,".contains(c);
     let mut words = Vec::new();
     for word in text.split(separator) {
         let word = word.trim_start_matches("./");
-        let named = ENDINGS.iter().any(|ending| word.len() > ending.len() && word.ends_with(ending));
+        let named =
+            ENDINGS.iter().any(|ending| word.len() > ending.len() && word.ends_with(ending));
         if named && !words.iter().any(|known| known == word) {
             words.push(word.to_owned());
         }
@@ -263,7 +262,9 @@ mod tests {
     #[test]
     fn script_words_are_found_in_any_quoting() {
         assert_eq!(
-            script_words("python ./src/a.py --to='b c/x.sh' && Rscript \"m.R\"; python src/a.py .py"),
+            script_words(
+                "python ./src/a.py --to='b c/x.sh' && Rscript \"m.R\"; python src/a.py .py"
+            ),
             ["src/a.py", "c/x.sh", "m.R"]
         );
     }

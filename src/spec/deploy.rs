@@ -79,7 +79,10 @@ impl Gate {
         let (at, operator) = text
             .char_indices()
             .find_map(|(at, _)| {
-                OPERATORS.iter().find(|operator| text[at..].starts_with(**operator)).map(|op| (at, *op))
+                OPERATORS
+                    .iter()
+                    .find(|operator| text[at..].starts_with(**operator))
+                    .map(|op| (at, *op))
             })
             .ok_or_else(refuse)?;
         let name = |text: &str| !text.is_empty() && text.chars().all(is_name_character);
@@ -116,7 +119,8 @@ pub(super) fn read(node: &Node, report: &mut Report<'_>) -> Vec<Deployment> {
         .iter()
         .filter_map(|(key, node)| {
             let model = node.get("model")?;
-            let (step, output) = match Template::parse(model.text()?).as_ref().map(Template::parts) {
+            let (step, output) = match Template::parse(model.text()?).as_ref().map(Template::parts)
+            {
                 Ok([super::reference::Part::Reference(Reference::Output { step, name, .. })]) => {
                     (step.clone(), name.clone())
                 }
@@ -180,7 +184,9 @@ mod tests {
         assert_eq!(gate.operand, Operand::Number(0.8));
         let gate = Gate::parse("auc > incumbent.auc - 0.01").unwrap();
         assert_eq!(gate.operand, Operand::Incumbent("auc".into(), -0.01));
-        for text in ["auc", "auc > ", "> 1", "auc > b", "auc > incumbent.auc * 2", "a b > 1", "a > inf"] {
+        for text in
+            ["auc", "auc > ", "> 1", "auc > b", "auc > incumbent.auc * 2", "a b > 1", "a > inf"]
+        {
             assert!(Gate::parse(text).is_err(), "{text}");
         }
     }

@@ -48,13 +48,21 @@ impl Fingerprint {
         let mut outlines = BTreeMap::new();
         for step in pipeline.steps() {
             if let Work::Notebook(path) = step.work()
-                && let Some(outline) = files.get(path.as_str()).and_then(|file| file.outline.clone())
+                && let Some(outline) =
+                    files.get(path.as_str()).and_then(|file| file.outline.clone())
             {
                 outlines.insert(from_folder(pipeline.folder(), path.as_str()), outline);
             }
             steps.insert(step.name().to_owned(), step_key(pipeline, step, files));
         }
         Self { digest: Digest::of_json("jupyterflow/pipeline/v1", &json!(steps)), steps, outlines }
+    }
+
+    /// The fingerprint of no pipeline at all, unlike any other.
+    pub fn new_empty() -> Self {
+        let steps = BTreeMap::new();
+        let digest = Digest::of_json("jupyterflow/pipeline/v1", &json!(null));
+        Self { digest, steps, outlines: BTreeMap::new() }
     }
 
     /// What changed since an earlier one, in words, most telling first.
@@ -128,8 +136,14 @@ impl Fingerprint {
                 "params" | "scripts" | "inputs" | "sweep" | "env" | "outputs" => {
                     entry_changes(name, key, was, is, words);
                 }
-                "requirementsDigest" => words.push(format!("requirements of step `{name}` changed")),
-                _ => words.push(format!("`{key}` of step `{name}`: {} became {}", show(was), show(is))),
+                "requirementsDigest" => {
+                    words.push(format!("requirements of step `{name}` changed"))
+                }
+                _ => words.push(format!(
+                    "`{key}` of step `{name}`: {} became {}",
+                    show(was),
+                    show(is)
+                )),
             }
         }
     }
@@ -225,7 +239,14 @@ fn step_key(pipeline: &Pipeline, step: &Step, files: &Files) -> Value {
     params.extend(step.params());
     put("params", json!(params));
     put("sweep", json!(step.sweep()));
-    put("sweepOrder", if step.sweep().len() > 1 { json!(step.sweep().keys().collect::<Vec<_>>()) } else { Value::Null });
+    put(
+        "sweepOrder",
+        if step.sweep().len() > 1 {
+            json!(step.sweep().keys().collect::<Vec<_>>())
+        } else {
+            Value::Null
+        },
+    );
     if let Some(best) = step.best() {
         let goal = if best.goal == Goal::Max { "max" } else { "min" };
         put("best", json!([best.metric, goal, best.allow_failed]));
@@ -311,7 +332,10 @@ fn from_folder(folder: &str, path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let shared = folder.iter().zip(&parts).take_while(|(a, b)| a == b).count();
     let up = folder.len() - shared;
-    std::iter::repeat_n("..", up).chain(parts[shared..].iter().copied()).collect::<Vec<_>>().join("/")
+    std::iter::repeat_n("..", up)
+        .chain(parts[shared..].iter().copied())
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 #[cfg(test)]
@@ -336,7 +360,10 @@ mod tests {
     fn what_does_not_decide_a_result_does_not_count() {
         let base = print(BASE, &[("f/a.py", "1"), ("f/data/x", "1")]);
         let same = "description: hi\nhistory: {failed: 3}\nretries: 4\nname: f\n".to_owned() + BASE;
-        assert_eq!(print(&same, &[("f/a.py", "1"), ("f/data/x", "1"), ("f/b.py", "2")]).digest, base.digest);
+        assert_eq!(
+            print(&same, &[("f/a.py", "1"), ("f/data/x", "1"), ("f/b.py", "2")]).digest,
+            base.digest
+        );
         assert_eq!(print(BASE, &[("f/a.py", "1"), ("f/data/x", "1"), ("f/data/o", "9")]), base);
     }
 
@@ -349,7 +376,8 @@ mod tests {
         let next = print(BASE, &[("f/a.py", "1"), ("f/data/x", "2"), ("f/data/y", "")]);
         assert_eq!(next.changes_since(&base), ["input data/x changed", "input data/y appeared"]);
         assert_eq!(next.only_inputs_changed(&base).unwrap(), ["data/x", "data/y"]);
-        let next = print(&format!("params: {{e: 5}}\n{BASE}"), &[("f/a.py", "1"), ("f/data/x", "1")]);
+        let next =
+            print(&format!("params: {{e: 5}}\n{BASE}"), &[("f/a.py", "1"), ("f/data/x", "1")]);
         assert_eq!(next.changes_since(&base), ["parameter e of step `a`: nothing became 5"]);
     }
 

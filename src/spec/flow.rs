@@ -44,7 +44,9 @@ fn stages(flow: &str) -> Result<Vec<Vec<String>>, String> {
     let finish = |items: &mut Vec<String>, item: &mut String| -> Result<(), String> {
         let text = std::mem::take(item).trim().to_owned();
         if text.is_empty() {
-            return Err("an item of the flow is empty: something is missing beside `>>` or `,`".into());
+            return Err(
+                "an item of the flow is empty: something is missing beside `>>` or `,`".into()
+            );
         }
         items.push(text);
         Ok(())
@@ -74,7 +76,9 @@ fn stages(flow: &str) -> Result<Vec<Vec<String>>, String> {
                 return Err(format!("{character:?} after `]`: wanted `>>` or the end"));
             }
             '[' if item.trim().is_empty() && !in_list => in_list = true,
-            '[' if in_list => return Err("`[` inside [ ]: lists do not nest; put it in quotes".into()),
+            '[' if in_list => {
+                return Err("`[` inside [ ]: lists do not nest; put it in quotes".into());
+            }
             ',' if in_list => finish(&mut items, &mut item)?,
             ']' if in_list => {
                 finish(&mut items, &mut item)?;
@@ -230,8 +234,19 @@ mod tests {
 
     #[test]
     fn what_the_original_let_through_is_refused() {
-        for flow in [">> a", "a >>", "a >> >> b", "", "[a, ] >> b", "[a >> b]", "[a, b", "[a] b",
-            "[[a], b]", "echo 'x", "a.ipynb x"] {
+        for flow in [
+            ">> a",
+            "a >>",
+            "a >> >> b",
+            "",
+            "[a, ] >> b",
+            "[a >> b]",
+            "[a, b",
+            "[a] b",
+            "[[a], b]",
+            "echo 'x",
+            "a.ipynb x",
+        ] {
             assert!(parse(flow).is_err(), "{flow}");
         }
     }

@@ -4,12 +4,26 @@
 
 /// Words of GitHub Actions, Argo, Ploomber, Kestra, Dagster, DVC and others for our keys.
 const OTHER_WORDS: &[(&str, &[&str])] = &[
-    ("needs", &["dependsOn", "depends_on", "depends", "upstream", "deps", "after", "dependencies",
-        "requires"]),
+    (
+        "needs",
+        &[
+            "dependsOn",
+            "depends_on",
+            "depends",
+            "upstream",
+            "deps",
+            "after",
+            "dependencies",
+            "requires",
+        ],
+    ),
     ("sweep", &["matrix", "grid", "foreach", "withItems", "withParam", "strategy"]),
     ("steps", &["jobs", "tasks", "stages", "templates", "ops", "assets"]),
     ("triggers", &["on", "push", "cron", "schedule", "schedules", "trigger"]),
-    ("params", &["parameters", "args", "arguments", "inputs", "vars", "variables", "with", "config"]),
+    (
+        "params",
+        &["parameters", "args", "arguments", "inputs", "vars", "variables", "with", "config"],
+    ),
     ("run", &["command", "script", "cmd", "commands", "shell", "uses"]),
     ("outputs", &["outs", "products", "product", "artifacts", "output"]),
     ("notebook", &["source", "nb", "path", "file", "papermill", "input_path"]),

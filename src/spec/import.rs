@@ -41,9 +41,8 @@ pub fn is_workflow(text: &str) -> bool {
 /// that text holds.
 pub fn read_workflow(text: &str, file: &str, folder: &str) -> (String, Documents) {
     let mut report = Report::new(file, text);
-    let refuse = |problems: Vec<Problem>| {
-        (String::new(), Documents { pipelines: Vec::new(), problems })
-    };
+    let refuse =
+        |problems: Vec<Problem>| (String::new(), Documents { pipelines: Vec::new(), problems });
     let nodes = match yaml::parse(text) {
         Ok(nodes) => nodes,
         Err(error) => {
@@ -134,13 +133,13 @@ fn literal_command(text: &str) -> Result<String, String> {
 
 /// `PRE >> POST`, two numbers of jobs from 1.
 fn parse_edge(text: &str, jobs: usize) -> Result<(usize, usize), String> {
-    let refuse = || format!("{text:?} is no edge: wanted two job numbers from 1 to {jobs}, as in 1 >> 2");
+    let refuse =
+        || format!("{text:?} is no edge: wanted two job numbers from 1 to {jobs}, as in 1 >> 2");
     let (before, after) = text.split_once(">>").ok_or_else(refuse)?;
     let number = |text: &str| -> Option<usize> {
         text.trim().parse().ok().filter(|number| (1..=jobs).contains(number))
     };
-    let (before, after) =
-        (number(before).ok_or_else(refuse)?, number(after).ok_or_else(refuse)?);
+    let (before, after) = (number(before).ok_or_else(refuse)?, number(after).ok_or_else(refuse)?);
     if before == after {
         return Err(format!("{text:?}: a job cannot come before itself"));
     }
@@ -153,7 +152,11 @@ mod tests {
 
     fn problems(text: &str) -> Vec<String> {
         let (_, documents) = read_workflow(text, "workflow.yaml", "w");
-        documents.problems.iter().map(|p| format!("{}:{} {}", p.line, p.column, p.message)).collect()
+        documents
+            .problems
+            .iter()
+            .map(|p| format!("{}:{} {}", p.line, p.column, p.message))
+            .collect()
     }
 
     #[test]

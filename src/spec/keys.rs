@@ -53,7 +53,10 @@ static TRIGGERS: Table = Table {
         key("change", Nothing, "A run for each change of notebooks, scripts, inputs or the file."),
         key(
             "schedule",
-            Any(&[Text, List(&SCHEDULE_SHAPE), Object(&SCHEDULE)], "a crontab line, a map with cron, or a list"),
+            Any(
+                &[Text, List(&SCHEDULE_SHAPE), Object(&SCHEDULE)],
+                "a crontab line, a map with cron, or a list",
+            ),
             "A run at each instant.",
         ),
         key("stale", Object(&STALE), "A run when the newest success is too old."),
@@ -133,7 +136,11 @@ static BEST: Table = Table {
 static RESOURCE: Table = Table {
     name: "`resource`",
     keys: &[
-        needed("manifest", Any(&[Text, Map(&Json)], "a file or an object"), "The Kubernetes object."),
+        needed(
+            "manifest",
+            Any(&[Text, Map(&Json)], "a file or an object"),
+            "The Kubernetes object.",
+        ),
         key("success", Text, "Condition of success, as in Argo."),
         key("failure", Text, "Condition of failure, as in Argo."),
         key("outputs", Map(&Text), "Outputs and the JSON paths that give them."),
@@ -198,7 +205,10 @@ pub static PIPELINE: Table = Table {
         key("description", Text, "For people."),
         key(
             "triggers",
-            Any(&[TRIGGER_WORDS, List(&TRIGGER_WORDS), Object(&TRIGGERS)], "a word, a list of words, or a map"),
+            Any(
+                &[TRIGGER_WORDS, List(&TRIGGER_WORDS), Object(&TRIGGERS)],
+                "a word, a list of words, or a map",
+            ),
             "Why runs are wanted; change unless given, [] for by hand only.",
         ),
         key(

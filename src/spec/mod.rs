@@ -29,10 +29,10 @@ pub use graph::Graph;
 pub use import::{is_workflow, read_workflow};
 pub use path::RelativePath;
 pub use pipeline::{
-    Best, Concurrency, Goal, History, Keep, Pipeline, Resource, Resources, Step, SecretKey, Work,
+    Best, Concurrency, Goal, History, Keep, Pipeline, Resource, Resources, SecretKey, Step, Work,
 };
 pub use problem::{Problem, Severity};
-pub use reference::{Field, ModelField, Reference, RunField, Template};
+pub use reference::{Field, ModelField, Reference, RunField, Template, resolve_json};
 pub use schema::{json_schema, problem_if_huge};
 pub use triggers::{Check, Missed, Schedule, Stale, Triggers};
 pub use validate::{Documents, parse, points};

@@ -93,7 +93,9 @@ impl Reference {
                     "digest" => Field::Digest,
                     "uri" => Field::Uri,
                     "bytes" => Field::Bytes,
-                    _ => return Err(format!("an output has no {field:?}, only digest, uri, bytes")),
+                    _ => {
+                        return Err(format!("an output has no {field:?}, only digest, uri, bytes"));
+                    }
                 };
                 Self::Output { step: step.into(), name: name.into(), field }
             }
@@ -255,7 +257,10 @@ impl Template {
     ///
     /// # Errors
     /// Whatever the look-up gives.
-    pub fn value<E>(&self, look_up: &mut impl FnMut(&Reference) -> Result<Value, E>) -> Result<Value, E> {
+    pub fn value<E>(
+        &self,
+        look_up: &mut impl FnMut(&Reference) -> Result<Value, E>,
+    ) -> Result<Value, E> {
         if let [Part::Reference(reference)] = &self.0[..] {
             return look_up(reference);
         }
@@ -314,9 +319,9 @@ pub fn resolve_json<E>(
             Ok(template) => template.value(look_up)?,
             Err(_) => value.clone(),
         },
-        Value::Array(items) => {
-            Value::Array(items.iter().map(|item| resolve_json(item, look_up)).collect::<Result<_, _>>()?)
-        }
+        Value::Array(items) => Value::Array(
+            items.iter().map(|item| resolve_json(item, look_up)).collect::<Result<_, _>>()?,
+        ),
         Value::Object(entries) => {
             let mut out = serde_json::Map::new();
             for (key, item) in entries {
@@ -368,8 +373,15 @@ mod tests {
 
     #[test]
     fn references_print_as_they_are_written() {
-        for text in ["params.a", "steps.s.outputs.o.digest", "steps.s.metrics.m", "run.scheduledAt",
-            "pipeline.name", "sweep.index", "model.uri"] {
+        for text in [
+            "params.a",
+            "steps.s.outputs.o.digest",
+            "steps.s.metrics.m",
+            "run.scheduledAt",
+            "pipeline.name",
+            "sweep.index",
+            "model.uri",
+        ] {
             assert_eq!(Reference::parse(text).unwrap().to_string(), text);
         }
     }

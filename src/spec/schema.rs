@@ -34,7 +34,8 @@ fn table(table: &Table) -> Value {
     let mut schema = json!({
         "type": "object", "properties": properties, "additionalProperties": false,
     });
-    let required: Vec<_> = table.keys.iter().filter(|key| key.required).map(|key| key.name).collect();
+    let required: Vec<_> =
+        table.keys.iter().filter(|key| key.required).map(|key| key.name).collect();
     if !required.is_empty() {
         schema["required"] = json!(required);
     }

@@ -156,7 +156,9 @@ pub fn check(shape: &Shape, node: &Node, what: &str, report: &mut Report<'_>) {
         }
         Shape::Label => {
             if !node.text().is_some_and(|text| text.parse::<PipelineName>().is_ok()) {
-                refuse("a name of at most 40 of a-z, 0-9 and -, with a letter or digit at each end");
+                refuse(
+                    "a name of at most 40 of a-z, 0-9 and -, with a letter or digit at each end",
+                );
             }
         }
         Shape::Memory => {

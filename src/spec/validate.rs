@@ -62,7 +62,8 @@ pub fn parse(text: &str, file: &str, folder: &str, max_points: usize) -> Documen
         let Some(pipeline) = reader.pipeline(node, &mut report) else { continue };
         if pipelines.iter().any(|other| other.name == pipeline.name) {
             let place = node.get("name").map_or(node.place, |name| name.place);
-            report.error(place, format!("two pipelines of this file are named `{}`", pipeline.name));
+            report
+                .error(place, format!("two pipelines of this file are named `{}`", pipeline.name));
         }
         pipelines.push(pipeline);
     }
@@ -126,8 +127,9 @@ impl Reader<'_> {
             }
             drafts.extend(self.step(&key.text, key.place, step, node, report));
         }
-        let explicitly_empty =
-            node.get("steps").is_some_and(|steps| matches!(&steps.kind, Kind::Map(m) if m.is_empty()));
+        let explicitly_empty = node
+            .get("steps")
+            .is_some_and(|steps| matches!(&steps.kind, Kind::Map(m) if m.is_empty()));
         if explicitly_empty {
             report.error(node.place, "a pipeline needs at least one step");
         }
@@ -139,7 +141,8 @@ impl Reader<'_> {
             if !drafts.iter().any(|draft| draft.step.name == deployment.step) {
                 let place = node.get("deploy").map_or(node.place, |node| node.place);
                 let message = format!(
-                    "deployment `{}`: there is no step `{}`", deployment.name, deployment.step
+                    "deployment `{}`: there is no step `{}`",
+                    deployment.name, deployment.step
                 );
                 report.error(place, message);
             }
@@ -245,8 +248,7 @@ impl Reader<'_> {
             })
         });
         let inputs = either("inputs").map(Node::one_or_many).unwrap_or_default();
-        let inputs =
-            inputs.iter().filter_map(|node| self.pattern(node, report)).collect();
+        let inputs = inputs.iter().filter_map(|node| self.pattern(node, report)).collect();
         let needs = node.get("needs").map(Node::one_or_many).unwrap_or_default();
         let number = |key: &str, default| either(key).and_then(Node::integer).unwrap_or(default);
         for key in params.keys().filter(|key| sweep.contains_key(*key)) {
@@ -298,7 +300,8 @@ impl Reader<'_> {
         if let Some(notebook) = node.get("notebook") {
             let path = self.path(notebook, "notebook", report)?;
             if !path.as_str().ends_with(".ipynb") {
-                let message = format!("{:?} is no notebook: its name must end in .ipynb", path.as_str());
+                let message =
+                    format!("{:?} is no notebook: its name must end in .ipynb", path.as_str());
                 report.error(notebook.place, message);
             }
             return Some(Work::Notebook(path));
@@ -340,13 +343,21 @@ impl Reader<'_> {
         }))
     }
 
-    fn sweep(&self, name: &str, node: &Node, report: &mut Report<'_>) -> IndexMap<String, Vec<Value>> {
+    fn sweep(
+        &self,
+        name: &str,
+        node: &Node,
+        report: &mut Report<'_>,
+    ) -> IndexMap<String, Vec<Value>> {
         let Some(sweep) = node.get("sweep") else { return IndexMap::new() };
         let mut points: usize = 1;
         let mut axes = IndexMap::new();
         for (key, values) in sweep.entries() {
             if values.items().is_empty() && matches!(values.kind, Kind::List(_)) {
-                report.error(values.place, format!("step `{name}`: `sweep.{}` has no values", key.text));
+                report.error(
+                    values.place,
+                    format!("step `{name}`: `sweep.{}` has no values", key.text),
+                );
             }
             points = points.saturating_mul(values.items().len().max(1));
             axes.insert(key.text.clone(), values.items().iter().map(Node::json).collect());
@@ -356,7 +367,8 @@ impl Reader<'_> {
         }
         if points > self.max_points {
             let message = format!(
-                "step `{name}`: the sweep has {points} points, more than {}", self.max_points
+                "step `{name}`: the sweep has {points} points, more than {}",
+                self.max_points
             );
             report.error(sweep.place, message).hint =
                 Some("say --max-points N if that many are meant".into());
@@ -365,7 +377,12 @@ impl Reader<'_> {
         axes
     }
 
-    fn outputs(&self, step: &str, node: &Node, report: &mut Report<'_>) -> IndexMap<String, String> {
+    fn outputs(
+        &self,
+        step: &str,
+        node: &Node,
+        report: &mut Report<'_>,
+    ) -> IndexMap<String, String> {
         let mut outputs = IndexMap::new();
         for (key, value) in node.get("outputs").map(Node::entries).unwrap_or_default() {
             if !key.text.chars().all(is_name_character) {
@@ -423,7 +440,10 @@ impl Reader<'_> {
                         let nearest = hints::nearest(need, names);
                         let step = &draft.step.name;
                         report
-                            .error(*place, format!("step `{step}` needs `{need}`, which is no step"))
+                            .error(
+                                *place,
+                                format!("step `{step}` needs `{need}`, which is no step"),
+                            )
                             .hint = nearest.map(|name| format!("did you mean `{name}`?"));
                     }
                 }
@@ -457,11 +477,13 @@ impl Reader<'_> {
                     if drafts.iter().all(|draft| draft.step.name != other) {
                         let names = drafts.iter().map(|draft| draft.step.name.as_str());
                         let nearest = hints::nearest(other, names);
-                        report.error(*place, format!("`{reference}`: there is no step `{other}`")).hint =
-                            nearest.map(|name| format!("did you mean `{name}`?"));
+                        report
+                            .error(*place, format!("`{reference}`: there is no step `{other}`"))
+                            .hint = nearest.map(|name| format!("did you mean `{name}`?"));
                     } else if !upstream.contains(&other) {
                         let message = format!(
-                            "`{reference}`: step `{other}` does not come before `{}`", step.name
+                            "`{reference}`: step `{other}` does not come before `{}`",
+                            step.name
                         );
                         report.error(*place, message).hint = Some(format!("add `needs: {other}`"));
                     }
@@ -482,10 +504,12 @@ impl Reader<'_> {
                         }
                     }
                     Reference::SweepIndex if step.sweep.is_empty() => {
-                        report.error(*place, format!("`{reference}`: `{}` has no sweep", step.name));
+                        report
+                            .error(*place, format!("`{reference}`: `{}` has no sweep", step.name));
                     }
                     Reference::Model(_) => {
-                        let message = format!("`{reference}` is known in a deployment's `set` only");
+                        let message =
+                            format!("`{reference}` is known in a deployment's `set` only");
                         report.error(*place, message);
                     }
                     Reference::Output { .. }

@@ -281,9 +281,9 @@ mod tests {
     fn words_of_yaml_1_1_are_text() {
         let nodes = parse("a: [on, off, yes, no, y, n, true, 0755, 1_000, 1e3, ~, '5']\n").unwrap();
         let values = nodes[0].get("a").unwrap().json();
-        let expected = serde_json::json!(
-            ["on", "off", "yes", "no", "y", "n", true, "0755", "1_000", 1000.0, null, "5"]
-        );
+        let expected = serde_json::json!([
+            "on", "off", "yes", "no", "y", "n", true, "0755", "1_000", 1000.0, null, "5"
+        ]);
         assert_eq!(values, expected);
     }
 

@@ -51,7 +51,9 @@ fn flatten(group: &[&str]) -> String {
     for (index, line) in group.iter().enumerate() {
         let code = if index == last { line } else { line.split('#').next().unwrap_or_default() };
         out.push_str(code.trim());
-        if index == last { break }
+        if index == last {
+            break;
+        }
     }
     out
 }
@@ -114,8 +116,15 @@ mod tests {
         assert_eq!(read("a = [\n 1, # one\n 2\n] # all"), [one("a", "None", "[1,2]", "all")]);
         assert_eq!(read("b = 1 # type: List[int] nice"), [one("b", "List[int]", "1", "nice")]);
         for missed in [
-            "url = 'http://x?y=1'", "a = b = 2", "a, b = 1, 2", "x: int", "a += 1", "a.b = 1",
-            "a: int|None = None", "a: typing.List[int] = []", "def f(x=1): pass",
+            "url = 'http://x?y=1'",
+            "a = b = 2",
+            "a, b = 1, 2",
+            "x: int",
+            "a += 1",
+            "a.b = 1",
+            "a: int|None = None",
+            "a: typing.List[int] = []",
+            "def f(x=1): pass",
         ] {
             assert!(read(missed).is_empty(), "{missed}");
         }

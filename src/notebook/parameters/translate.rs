@@ -277,7 +277,10 @@ mod tests {
             (Scala, r#"Map("k" -> 1, "l" -> Seq(true, None))"#),
             (Julia, r#"Dict("k" => 1, "l" => [true, nothing])"#),
             (Matlab, r"containers.Map({'k', 'l'}, {1, {true, NaN}})"),
-            (FSharp, r#"[ ("k", 1 :> IComparable); ("l", [ true; None ] :> IComparable) ] |> Map.ofList"#),
+            (
+                FSharp,
+                r#"[ ("k", 1 :> IComparable); ("l", [ true; None ] :> IComparable) ] |> Map.ofList"#,
+            ),
             (PowerShell, "@{\"k\" = 1\n \"l\" = @($True, $Null)}"),
         ] {
             assert_eq!(code(language, map.clone()), expected);

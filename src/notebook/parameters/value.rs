@@ -198,9 +198,13 @@ mod tests {
 
     #[test]
     fn floats_print_as_in_python() {
-        for (value, text) in
-            [(1.0, "1.0"), (1e-7, "1e-07"), (1e16, "1e+16"), (1.5e-5, "1.5e-05"), (0.0001, "0.0001")]
-        {
+        for (value, text) in [
+            (1.0, "1.0"),
+            (1e-7, "1e-07"),
+            (1e16, "1e+16"),
+            (1.5e-5, "1.5e-05"),
+            (0.0001, "0.0001"),
+        ] {
             assert_eq!(python_float_text(value), text);
         }
     }

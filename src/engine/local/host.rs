@@ -1,0 +1,390 @@
+//! The host: the process that executes one run's graph and records each step before it goes on.
+//!
+//! Owns the loop over the board: start what is ready while slots are free, record, wait. It can be
+//! killed at any moment: the next host goes on from what is recorded.
+
+#![expect(clippy::disallowed_methods, reason = "copies notebooks and reads secrets")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::attempt::{self, Invocation};
+use super::board::{AttemptEnd, Board, Task};
+use super::leftovers::{Places, step_folder, write_run_document};
+use super::slots::{Slot, Slots};
+use super::values::Scope;
+use crate::plan::{Phase, Run, StepRecord};
+use crate::spec::{self, Pipeline, Step, Work};
+use crate::store::{SqliteStore, StepState, Store, StoreError, StoredRun};
+use crate::types::{RunName, Timestamp};
+
+/// How often a host looks for a stop.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Hosts a run to its end; returns the exit code of the process.
+///
+/// # Errors
+/// The state cannot be used.
+pub fn host(state: &Path, root: &Path, name: &RunName, jobs: usize) -> Result<i32, StoreError> {
+    let mut store = SqliteStore::open(state, root)?;
+    let Some(stored) = store.run(name.as_str())? else { return Ok(0) };
+    if stored.run.phase.is_ended() {
+        return Ok(0);
+    }
+    let definition = &stored.spec.definition;
+    let documents =
+        spec::parse(&definition.text, &definition.file, &definition.folder, stored.spec.max_points);
+    let pipeline =
+        documents.pipelines.into_iter().find(|pipeline| *pipeline.name() == stored.pipeline.name);
+    let slots = Slots::new(state, jobs);
+    let (Some(pipeline), Ok(slots)) = (pipeline, slots) else {
+        let mut run = stored.run;
+        run.phase = Phase::Failed;
+        run.message = Some("the recorded pipeline can no longer be read by this version".into());
+        run.finished_at = Some(Timestamp::now());
+        store.update_run(&run)?;
+        return Ok(1);
+    };
+    let steps = store.steps(name)?;
+    let folder = pipeline.folder().to_owned();
+    let log = |step: &Step, index: Option<usize>| {
+        format!("{}/log", step_folder(&folder, name.as_str(), step.name(), index))
+    };
+    let mut host = Host {
+        state,
+        root,
+        pipeline: &pipeline,
+        board: Board::new(&pipeline, steps, Timestamp::now(), log),
+        run: stored.run.clone(),
+        store,
+        slots,
+        events: channel(),
+        at_work: Vec::new(),
+        stop: Arc::new(AtomicBool::new(false)),
+        told: Arc::new(AtomicBool::new(false)),
+        document_due: Instant::now(),
+    };
+    host.run_to_end(&stored)
+}
+
+struct Host<'a> {
+    state: &'a Path,
+    root: &'a Path,
+    pipeline: &'a Pipeline,
+    board: Board<'a>,
+    run: Run,
+    store: SqliteStore,
+    slots: Slots,
+    events: (Sender<(Task, AttemptEnd)>, Receiver<(Task, AttemptEnd)>),
+    at_work: Vec<(Task, Slot)>,
+    /// Ends the attempts.
+    stop: Arc<AtomicBool>,
+    /// A signal told the host to go.
+    told: Arc<AtomicBool>,
+    document_due: Instant,
+}
+
+impl Host<'_> {
+    fn run_to_end(&mut self, stored: &StoredRun) -> Result<i32, StoreError> {
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            // Without a handler the signal ends the host, which the next one can bear.
+            let _ = signal_hook::flag::register(signal, Arc::clone(&self.told));
+        }
+        let name = self.run.name.clone();
+        let results = super::leftovers::results_folder(self.pipeline.folder(), name.as_str());
+        let made = std::fs::create_dir_all(self.root.join(&results));
+        let prepared = made.map_err(|error| format!("failed to make {results}: {error}"));
+        if let Err(message) = prepared.and_then(|()| self.copy_notebooks(stored)) {
+            self.run.message = Some(message);
+            return self.end(Phase::Failed);
+        }
+        self.run.phase = Phase::Running;
+        self.run.started_at.get_or_insert(Timestamp::now());
+        self.store.update_run(&self.run)?;
+        let states: Vec<StepState> = self.board.states().into_iter().cloned().collect();
+        self.store.update_steps(&name, &states.iter().collect::<Vec<_>>())?;
+        let deadline = self.pipeline.timeout().and_then(|limit| {
+            let limit = jiff::SignedDuration::try_from(limit.duration()).ok()?;
+            self.run.started_at?.checked_add(limit).ok()
+        });
+        let mut next_look = Instant::now();
+        loop {
+            let now = Timestamp::now();
+            if self.told.load(Ordering::Relaxed) {
+                return self.leave();
+            }
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + LOOK;
+                let stopped = self.store.run(name.as_str())?.is_some_and(|run| run.stop_requested);
+                let over = deadline.is_some_and(|deadline| now >= deadline);
+                if (stopped || over) && !self.stop.swap(true, Ordering::Relaxed) {
+                    self.run.message = Some(match over {
+                        true => "the run took longer than its timeout".into(),
+                        false => "a person stopped it".into(),
+                    });
+                    self.board.stop(now);
+                    self.record_all()?;
+                }
+            }
+            self.start_ready(now)?;
+            if self.at_work.is_empty()
+                && let Some(phase) = self.board.outcome()
+            {
+                let timed_out = deadline.is_some_and(|deadline| now >= deadline);
+                let phase =
+                    if timed_out && phase == Phase::Stopped { Phase::Failed } else { phase };
+                return self.end(phase);
+            }
+            self.write_document(false);
+            let waiting = !self.board.ready(Timestamp::now()).is_empty();
+            let pause = if waiting { Duration::from_millis(10) } else { LOOK };
+            match self.events.1.recv_timeout(pause) {
+                Ok((task, end)) => self.finish(task, end)?,
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+
+    /// The run executes copies: an edit while it runs is the next run's.
+    fn copy_notebooks(&mut self, stored: &StoredRun) -> Result<(), String> {
+        for step in self.pipeline.steps() {
+            let Work::Notebook(path) = step.work() else { continue };
+            let copy = self.copy_of(path.as_str());
+            if copy.is_file() {
+                continue;
+            }
+            let folder = copy.parent().unwrap_or(self.state);
+            std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+            let bytes = std::fs::read(self.root.join(path.as_str()))
+                .map_err(|error| format!("failed to read {path}: {error}"))?;
+            crate::executor::write_whole(&copy, &bytes).map_err(|error| error.to_string())?;
+        }
+        let _ = stored;
+        Ok(())
+    }
+
+    fn copy_of(&self, path: &str) -> PathBuf {
+        self.state.join("notebooks").join(self.run.name.as_str()).join(path)
+    }
+
+    fn start_ready(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        for task in self.board.ready(now) {
+            let Some(slot) = self.slots.take() else { return Ok(()) };
+            let attempt = self.board.begin(task, now);
+            self.record(task)?;
+            let sender = self.events.0.clone();
+            let stop = Arc::clone(&self.stop);
+            match self.invocation(task, attempt) {
+                Err(message) => {
+                    let left = super::board::Left::default();
+                    let end = AttemptEnd::Failed { exit_code: None, message, left };
+                    self.board.finish(task, end, Timestamp::now());
+                    self.record(task)?;
+                }
+                Ok(invocation) => {
+                    self.at_work.push((task, slot));
+                    std::thread::spawn(move || {
+                        let end = attempt::run(&invocation, &stop);
+                        // The host may be gone; then nobody waits for this.
+                        let _ = sender.send((task, end));
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, task: Task, end: AttemptEnd) -> Result<(), StoreError> {
+        self.at_work.retain(|(other, _)| *other != task);
+        let open = self.board.states().iter().filter(|s| !s.record.phase.is_ended()).count();
+        self.board.finish(task, end, Timestamp::now());
+        let still_open = self.board.states().iter().filter(|s| !s.record.phase.is_ended()).count();
+        // Usually one record changed; a failure or the end of a sweep changes others too.
+        if task.index.is_none() && open == still_open + 1 {
+            self.record(task)
+        } else {
+            self.record_all()
+        }
+    }
+
+    fn record(&mut self, task: Task) -> Result<(), StoreError> {
+        let mut changed = vec![self.board.state(task)];
+        if task.index.is_some() {
+            changed.push(self.board.state(Task { index: None, ..task }));
+        }
+        self.store.update_steps(&self.run.name, &changed)
+    }
+
+    fn record_all(&mut self) -> Result<(), StoreError> {
+        self.store.update_steps(&self.run.name, &self.board.states())
+    }
+
+    /// Everything that an attempt needs, with all references resolved.
+    fn invocation(&self, task: Task, attempt: u64) -> Result<Invocation, String> {
+        let step = &self.pipeline.steps()[task.step];
+        let folder = self.pipeline.folder();
+        let run = self.run.name.as_str();
+        let relative = step_folder(folder, run, step.name(), task.index);
+        let key =
+            format!("{run}-{}-{}-{attempt}", task.step, task.index.map_or(0, |index| index + 1));
+        let places = Places::make(self.root, self.state, relative, &key)
+            .map_err(|error| format!("failed to make the step's folder: {error}"))?;
+        let states = self.board.states();
+        let records: Vec<&StepRecord> = states.iter().map(|state| &state.record).collect();
+        let point = task.index.map(|index| (index, step.points().swap_remove(index)));
+        let scope = Scope {
+            root: self.root,
+            pipeline: self.pipeline,
+            run: &self.run,
+            records: &records,
+            step,
+            point,
+            attempt,
+        };
+        let params = scope.parameters()?;
+        let mut env = vec![
+            ("JUPYTERFLOW_STEP".to_owned(), step.name().to_owned()),
+            ("JUPYTERFLOW_ATTEMPT".to_owned(), attempt.to_string()),
+            (super::processes::RUN_VARIABLE.to_owned(), run.to_owned()),
+            ("JUPYTERFLOW_OUTPUTS".to_owned(), places.lines.to_string_lossy().into_owned()),
+            ("JUPYTERFLOW_OUTPUT_DIR".to_owned(), places.files.to_string_lossy().into_owned()),
+        ];
+        for (name, value) in step.env() {
+            env.push((name.clone(), scope.text(value, &params)?));
+        }
+        for (name, secret) in step.secrets() {
+            env.push((name.clone(), read_secret(&secret.secret, &secret.key)?));
+        }
+        let mut is_notebook = false;
+        let command = match step.work() {
+            Work::Run { script, .. } => {
+                for variable in &script.variables {
+                    let value = scope.variable(&variable.reference, &params)?;
+                    env.push((variable.name.clone(), value));
+                }
+                vec!["sh".into(), "-e".into(), "-c".into(), script.text.clone()]
+            }
+            Work::Notebook(path) => {
+                is_notebook = true;
+                self.exec_command(step, path.as_str(), &places, &params)?
+            }
+            Work::Resource(_) => {
+                return Err("resource steps need a cluster: run it with --engine argo".into());
+            }
+        };
+        Ok(Invocation {
+            root: self.root.to_owned(),
+            state: self.state.to_owned(),
+            folder: folder.to_owned(),
+            step: step.clone(),
+            in_sweep: task.index.is_some(),
+            places,
+            command,
+            env,
+            workdir: self.root.join(step.workdir().as_str()),
+            is_notebook,
+            attempt,
+        })
+    }
+
+    fn exec_command(
+        &self,
+        step: &Step,
+        path: &str,
+        places: &Places,
+        params: &indexmap::IndexMap<String, serde_json::Value>,
+    ) -> Result<Vec<String>, String> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let mut command = vec![
+            text(&program),
+            "exec".into(),
+            text(&self.copy_of(path)),
+            text(&places.folder.join("notebook.ipynb")),
+            "--outputs-json".into(),
+            text(&places.report),
+            "--log-output".into(),
+            "--no-progress-bar".into(),
+            "--cwd".into(),
+            text(&self.root.join(step.workdir().as_str())),
+        ];
+        if !params.is_empty() {
+            // JSON is YAML, so that one option takes values of every type.
+            let values = serde_json::to_string(params).map_err(|error| error.to_string())?;
+            command.extend(["-y".into(), values]);
+        }
+        if let Some(kernel) = step.kernel() {
+            command.extend(["-k".into(), kernel.to_owned()]);
+        }
+        Ok(command)
+    }
+
+    /// Goes without an end of the run: what was at work is lost, and the next host goes on.
+    fn leave(&mut self) -> Result<i32, StoreError> {
+        self.stop.store(true, Ordering::Relaxed);
+        let patience = Instant::now() + Duration::from_secs(11);
+        while !self.at_work.is_empty() && Instant::now() < patience {
+            if let Ok((task, _)) = self.events.1.recv_timeout(LOOK) {
+                self.at_work.retain(|(other, _)| *other != task);
+            }
+        }
+        self.run.phase = Phase::Interrupted;
+        self.store.update_run(&self.run)?;
+        Ok(143)
+    }
+
+    fn end(&mut self, phase: Phase) -> Result<i32, StoreError> {
+        self.run.phase = phase;
+        self.run.finished_at = Some(Timestamp::now());
+        if phase == Phase::Failed && self.run.message.is_none() {
+            let states = self.board.states();
+            let failed = states.iter().find(|state| state.record.phase == Phase::Failed);
+            self.run.message = failed.map(|state| {
+                let record = &state.record;
+                format!("step {}: {}", record.name, record.message.as_deref().unwrap_or("failed"))
+            });
+        }
+        self.record_all()?;
+        // The document is whole before the run counts as ended, so that whoever waited finds it.
+        self.write_document(true);
+        self.store.update_run(&self.run)?;
+        let _ = std::fs::remove_dir_all(self.state.join("notebooks").join(self.run.name.as_str()));
+        Ok(i32::from(phase != Phase::Succeeded))
+    }
+
+    fn write_document(&mut self, now: bool) {
+        if !now && Instant::now() < self.document_due {
+            return;
+        }
+        self.run.steps =
+            self.board.states().into_iter().map(|state| state.record.clone()).collect();
+        let begin = Instant::now();
+        // A full disk must not end the run: the store holds the same, and the next write may do.
+        let _ = write_run_document(self.root, self.pipeline.folder(), &self.run);
+        self.document_due = Instant::now() + Duration::from_secs(1).max(begin.elapsed() * 20);
+    }
+}
+
+/// A secret from `$JUPYTERFLOW_SECRETS/SECRET/KEY`, which only its owner may read.
+fn read_secret(secret: &str, key: &str) -> Result<String, String> {
+    if [secret, key].iter().any(|part| part.contains('/') || part.starts_with('.')) {
+        return Err(format!("MissingSecret: {secret}/{key} is no name of a secret"));
+    }
+    let folder = std::env::var_os("JUPYTERFLOW_SECRETS").ok_or_else(|| {
+        format!("MissingSecret: {secret}: set $JUPYTERFLOW_SECRETS to the secrets' folder")
+    })?;
+    let path = Path::new(&folder).join(secret).join(key);
+    let shown = path.display();
+    let metadata = std::fs::metadata(&path)
+        .map_err(|error| format!("MissingSecret: failed to read {shown}: {error}"))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(format!("MissingSecret: {shown} may be read by others: chmod 0600 it"));
+    }
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| format!("MissingSecret: failed to read {shown}: {error}"))?;
+    Ok(text.trim_end_matches('\n').to_owned())
+}

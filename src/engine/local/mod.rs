@@ -1,0 +1,125 @@
+//! The embedded engine: each run is hosted by a process of its own on this machine.
+//!
+//! Owns starting and observing hosts. A host survives whoever started it; the kernel of the machine
+//! releases its lock when it dies, so a look is always true.
+
+#![expect(
+    unsafe_code,
+    reason = "a foreground host asks the kernel of the machine to end with its terminal"
+)]
+#![expect(clippy::disallowed_methods, reason = "starts hosts and looks at their locks")]
+
+mod attempt;
+mod board;
+mod environment;
+mod host;
+mod leftovers;
+pub mod processes;
+mod slots;
+mod supervisor;
+mod values;
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::process::Signal;
+
+use super::{Engine, EngineError};
+use crate::plan::Observed;
+use crate::types::RunName;
+
+pub use host::host;
+pub use leftovers::{results_folder, write_run_document};
+pub use supervisor::supervise;
+
+/// The engine over one state.
+pub struct LocalEngine {
+    state: PathBuf,
+    root: PathBuf,
+    jobs: usize,
+    foreground: bool,
+    supervisors: Vec<Child>,
+}
+
+impl LocalEngine {
+    /// An engine whose hosts share `jobs` parallel steps. Hosts of the foreground end with this
+    /// process, others do not.
+    pub fn new(state: &Path, root: &Path, jobs: usize, foreground: bool) -> Self {
+        let (state, root) = (state.to_owned(), root.to_owned());
+        Self { state, root, jobs, foreground, supervisors: Vec::new() }
+    }
+
+    fn spawn(&self, run: &RunName) -> std::io::Result<Child> {
+        let folder = self.state.join("hosts");
+        std::fs::create_dir_all(&folder)?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join(format!("{run}.log")))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg("internal-supervise")
+            .arg("--state")
+            .arg(&self.state)
+            .arg("--root")
+            .arg(&self.root)
+            .arg("--jobs")
+            .arg(self.jobs.to_string())
+            .arg(run.as_str())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let foreground = self.foreground;
+        // SAFETY: between fork and exec only system calls are made, which are async-signal-safe.
+        unsafe {
+            command.pre_exec(move || {
+                // A session of its own: the terminal's signals reach us, who then decide.
+                rustix::process::setsid()?;
+                if foreground {
+                    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+                }
+                Ok(())
+            });
+        }
+        command.spawn()
+    }
+}
+
+impl Engine for LocalEngine {
+    fn observe(&self, run: &RunName) -> Observed<()> {
+        let path = supervisor::lock_path(&self.state, run);
+        match std::fs::File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Observed::Absent,
+            Err(_) => Observed::Unknown,
+            Ok(file) => match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => Observed::Absent,
+                Err(rustix::io::Errno::WOULDBLOCK) => Observed::Known(()),
+                Err(_) => Observed::Unknown,
+            },
+        }
+    }
+
+    fn start(&mut self, run: &RunName) -> Result<(), EngineError> {
+        self.supervisors.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        let failed = |message: String| EngineError { what: "start", run: run.clone(), message };
+        let mut child = self.spawn(run).map_err(|error| failed(error.to_string()))?;
+        // Once the lock is held, or the host is through already, a look sees the start.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.observe(run) == Observed::Absent && Instant::now() < deadline {
+            if let Ok(Some(_)) = child.try_wait() {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        self.supervisors.push(child);
+        Ok(())
+    }
+
+    fn stop(&mut self, _run: &RunName) -> Result<(), EngineError> {
+        // The host looks for the recorded stop several times a second.
+        Ok(())
+    }
+}

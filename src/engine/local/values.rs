@@ -1,0 +1,150 @@
+//! The value of each reference at the moment an attempt starts.
+//!
+//! Owns the look-up over a run and the records of its steps, and what a step's parameters are.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use serde_json::{Value, json};
+
+use crate::plan::{Phase, Run, StepRecord};
+use crate::spec::{Field, Pipeline, Reference, RunField, Step, Template, resolve_json};
+
+/// All that references can name.
+pub struct Scope<'a> {
+    /// The source's root.
+    pub root: &'a Path,
+    /// The pipeline.
+    pub pipeline: &'a Pipeline,
+    /// The run.
+    pub run: &'a Run,
+    /// Records of its steps.
+    pub records: &'a [&'a StepRecord],
+    /// The step that asks.
+    pub step: &'a Step,
+    /// The point that asks.
+    pub point: Option<(usize, IndexMap<String, Value>)>,
+    /// The attempt's number.
+    pub attempt: u64,
+}
+
+impl Scope<'_> {
+    /// The parameters of the step: pipeline, step, sweep, then what a person or the trigger gave.
+    ///
+    /// # Errors
+    /// An output that is not there.
+    pub fn parameters(&self) -> Result<IndexMap<String, Value>, String> {
+        let base = self.base_parameters();
+        let mut all = base.clone();
+        for (name, value) in self.step.params() {
+            let mut look_up = |reference: &Reference| self.look_up(reference, &base);
+            all.insert(name.clone(), resolve_json(value, &mut look_up)?);
+        }
+        if let Some((_, point)) = &self.point {
+            all.extend(point.clone());
+        }
+        all.extend(self.run.params.clone());
+        Ok(all)
+    }
+
+    fn base_parameters(&self) -> IndexMap<String, Value> {
+        let mut base = self.pipeline.params().clone();
+        base.extend(self.run.params.clone());
+        base
+    }
+
+    /// A text with its references replaced.
+    ///
+    /// # Errors
+    /// An output that is not there.
+    pub fn text(&self, text: &str, params: &IndexMap<String, Value>) -> Result<String, String> {
+        let template = Template::parse(text)?;
+        let value = template.value(&mut |reference| self.look_up(reference, params))?;
+        Ok(as_text(&value))
+    }
+
+    /// The value of one reference, as text for an environment variable.
+    ///
+    /// # Errors
+    /// An output that is not there.
+    pub fn variable(
+        &self,
+        reference: &Reference,
+        params: &IndexMap<String, Value>,
+    ) -> Result<String, String> {
+        self.look_up(reference, params).map(|value| as_text(&value))
+    }
+
+    fn look_up(
+        &self,
+        reference: &Reference,
+        params: &IndexMap<String, Value>,
+    ) -> Result<Value, String> {
+        Ok(match reference {
+            Reference::Parameter(name) => params
+                .get(name)
+                .cloned()
+                .ok_or_else(|| format!("`{reference}`: there is no such parameter"))?,
+            Reference::PipelineName => json!(self.pipeline.name().as_str()),
+            Reference::SweepIndex => json!(self.point.as_ref().map(|(index, _)| index)),
+            Reference::Run(field) => match field {
+                RunField::Id => json!(self.run.id),
+                RunField::Name => json!(self.run.name),
+                RunField::Attempt => json!(self.attempt),
+                RunField::ScheduledAt => {
+                    let at = self.run.trigger.scheduled_at.unwrap_or(self.run.created_at);
+                    json!(at.to_string())
+                }
+                RunField::Revision => json!(self.run.revision),
+                RunField::Trigger => json!(self.run.trigger.kind),
+            },
+            Reference::Output { step, name, field } => {
+                self.of_step(step, |record| self.output(record, name, *field), reference)?
+            }
+            Reference::Metric { step, name } => {
+                self.of_step(step, |record| record.metrics.get(name).map(|n| json!(n)), reference)?
+            }
+            Reference::Model(_) => return Err(format!("`{reference}` has no value in a step")),
+        })
+    }
+
+    /// A value of a step; of a sweep without `best` the list of its points' values.
+    fn of_step(
+        &self,
+        name: &str,
+        read: impl Fn(&StepRecord) -> Option<Value>,
+        reference: &Reference,
+    ) -> Result<Value, String> {
+        let missing = || format!("MissingOutput: `{reference}` is not there after step `{name}`");
+        let step = self.pipeline.step(name).ok_or_else(missing)?;
+        let of = |record: &&&StepRecord| record.base_name() == name;
+        let mut records = self.records.iter().filter(of);
+        if step.sweep().is_empty() || step.best().is_some() {
+            let own = records.find(|record| record.index.is_none()).ok_or_else(missing)?;
+            return read(own).ok_or_else(missing);
+        }
+        let points =
+            records.filter(|record| record.index.is_some() && record.phase == Phase::Succeeded);
+        points.map(|record| read(record).ok_or_else(missing)).collect()
+    }
+
+    fn output(&self, record: &StepRecord, name: &str, field: Field) -> Option<Value> {
+        let artifact = record.artifacts.iter().find(|artifact| artifact.name == name);
+        let path = artifact.map(|artifact| self.root.join(&artifact.path));
+        match (field, artifact, path) {
+            (Field::Value, Some(_), Some(path)) => Some(json!(path.to_string_lossy())),
+            (Field::Value, None, _) => record.outputs.get(name).cloned(),
+            (Field::Digest, Some(artifact), _) => Some(json!(artifact.digest)),
+            (Field::Bytes, Some(artifact), _) => Some(json!(artifact.bytes)),
+            (Field::Uri, _, Some(path)) => Some(json!(format!("file://{}", path.display()))),
+            _ => None,
+        }
+    }
+}
+
+fn as_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,31 @@
+//! The engine port: what executes runs.
+//!
+//! Owns the three things that the loop asks of an engine. Names are the store's; an engine finds
+//! all else there.
+
+pub mod local;
+
+use crate::plan::Observed;
+use crate::types::RunName;
+
+/// Why an engine did not do as asked.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {what} run {run}: {message}")]
+pub struct EngineError {
+    /// What was asked.
+    pub what: &'static str,
+    /// The run.
+    pub run: RunName,
+    /// Why not.
+    pub message: String,
+}
+
+/// What executes runs.
+pub trait Engine {
+    /// Whether something is at work on a run.
+    fn observe(&self, run: &RunName) -> Observed<()>;
+    /// Starts what executes a claimed run. Starting twice is harmless.
+    fn start(&mut self, run: &RunName) -> Result<(), EngineError>;
+    /// Hurries the end of a run whose stop is recorded.
+    fn stop(&mut self, run: &RunName) -> Result<(), EngineError>;
+}

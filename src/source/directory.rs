@@ -1,0 +1,258 @@
+//! A directory tree as a source, found by our own scan.
+//!
+//! Owns discovery, what is skipped, and when a file counts as whole. Files that did not change
+//! (device, inode, size, times) are not read again.
+
+#![expect(clippy::disallowed_methods, reason = "reads the source's files")]
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{PipelineFile, Snapshot, Source, SourceError};
+use crate::notebook::Notebook;
+use crate::notebook::diff::Outline;
+use crate::spec::fingerprint::{Files, InputMatcher, literal_prefix};
+use crate::spec::{self, Documents, FILE_NAMES, FileState, Pipeline, Problem, Work};
+use crate::types::{Hasher, Timestamp};
+
+/// An editor's temporary file that is older than this is a leftover.
+const LEFTOVER: i64 = 600;
+
+/// Identity of a file's content, as far as the file system tells.
+type Stamp = (u64, u64, u64, i64, i64, i64, i64);
+
+/// A directory tree.
+pub struct DirectorySource {
+    root: PathBuf,
+    /// Only files at or below this folder, relative to the root, are looked at.
+    below: PathBuf,
+    max_points: usize,
+    cache: HashMap<PathBuf, (Stamp, Result<FileState, String>)>,
+}
+
+impl DirectorySource {
+    /// A source over a root. Only what lies below `below`, relative to it, is looked at.
+    pub fn new(root: &Path, below: &Path, max_points: usize) -> Self {
+        Self { root: root.to_owned(), below: below.to_owned(), max_points, cache: HashMap::new() }
+    }
+
+    fn relative(&self, path: &Path) -> String {
+        path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().into_owned()
+    }
+
+    fn read_pipeline_file(&mut self, path: &Path, now: Timestamp) -> PipelineFile {
+        let shown = self.relative(path);
+        let folder = path.parent().map(|folder| self.relative(folder)).unwrap_or_default();
+        let mut file = PipelineFile {
+            path: shown.clone(),
+            folder: folder.clone(),
+            text: None,
+            documents: Documents::default(),
+            files: Files::new(),
+            broken: Vec::new(),
+        };
+        let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        if let Some(problem) = spec::problem_if_huge(&shown, size) {
+            file.documents.problems.push(problem);
+            return file;
+        }
+        let text = match std::fs::read(path).map(String::from_utf8) {
+            Ok(Ok(text)) => text,
+            Ok(Err(_)) => {
+                let problem = Problem::of_file(&shown, "the file is not UTF-8 text");
+                file.documents.problems.push(problem);
+                return file;
+            }
+            Err(error) => {
+                file.broken.push((shown, error.to_string()));
+                return file;
+            }
+        };
+        if let Some(reason) = being_saved(path, now) {
+            file.broken.push((shown.clone(), reason));
+        }
+        file.documents = spec::parse(&text, &shown, &folder, self.max_points);
+        file.text = Some(text);
+        let pipelines = std::mem::take(&mut file.documents.pipelines);
+        for pipeline in &pipelines {
+            self.read_named_files(pipeline, &mut file, now);
+        }
+        file.documents.pipelines = pipelines;
+        file
+    }
+
+    fn read_named_files(&mut self, pipeline: &Pipeline, file: &mut PipelineFile, now: Timestamp) {
+        let mut wanted: BTreeSet<(String, bool)> = BTreeSet::new();
+        for step in pipeline.steps() {
+            match step.work() {
+                Work::Notebook(path) => {
+                    wanted.insert((path.as_str().to_owned(), true));
+                }
+                Work::Run { .. } => {
+                    let scripts = step.script_candidates();
+                    wanted.extend(scripts.iter().map(|path| (path.as_str().to_owned(), false)));
+                }
+                Work::Resource(resource) => {
+                    let manifest = resource.manifest.as_str();
+                    let path = manifest
+                        .and_then(|m| spec::RelativePath::resolve(pipeline.folder(), m).ok());
+                    wanted.extend(path.map(|path| (path.as_str().to_owned(), true)));
+                }
+            }
+            if let Some(path) = step.requirements() {
+                wanted.insert((path.as_str().to_owned(), true));
+            }
+            wanted
+                .extend(self.inputs(pipeline, step.inputs()).into_iter().map(|path| (path, false)));
+        }
+        for (path, required) in wanted {
+            let full = self.root.join(&path);
+            match self.read_file(&full, now) {
+                Ok(Some(state)) => {
+                    file.files.insert(path, state);
+                }
+                Ok(None) if required => file.broken.push((path, "it is not there".into())),
+                Ok(None) => {}
+                Err(reason) => file.broken.push((path, reason)),
+            }
+        }
+    }
+
+    /// The files that patterns name, as paths relative to the root.
+    fn inputs(&self, pipeline: &Pipeline, patterns: &[spec::RelativePath]) -> Vec<String> {
+        if patterns.is_empty() {
+            return Vec::new();
+        }
+        let matcher = InputMatcher::new(pipeline, patterns);
+        let mut found = BTreeSet::new();
+        for pattern in patterns {
+            let start = self.root.join(literal_prefix(pattern));
+            let entries = walkdir::WalkDir::new(start).into_iter().filter_entry(|entry| {
+                entry.depth() == 0 || !entry.file_type().is_dir() || !is_skipped(entry.path())
+            });
+            let files = entries.flatten().filter(|entry| entry.file_type().is_file());
+            let paths = files.map(|entry| self.relative(entry.path()));
+            found.extend(paths.filter(|path| matcher.matches(path)));
+        }
+        found.into_iter().collect()
+    }
+
+    /// A file's state; none where there is no such file.
+    fn read_file(&mut self, path: &Path, now: Timestamp) -> Result<Option<FileState>, String> {
+        let Ok(metadata) = std::fs::metadata(path) else { return Ok(None) };
+        if !metadata.is_file() {
+            return Err("it is not a file".into());
+        }
+        let real = path.canonicalize().map_err(|error| error.to_string())?;
+        if !real.starts_with(&self.root) {
+            return Err("it is a symbolic link out of the source".into());
+        }
+        if let Some(reason) = being_saved(path, now) {
+            return Err(reason);
+        }
+        let stamp = (
+            metadata.dev(),
+            metadata.ino(),
+            metadata.size(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+        );
+        if let Some((known, state)) = self.cache.get(path)
+            && *known == stamp
+        {
+            return state.clone().map(Some);
+        }
+        let modified =
+            Timestamp::new(metadata.mtime(), i32::try_from(metadata.mtime_nsec()).unwrap_or(0))
+                .ok();
+        let state = if path.extension().is_some_and(|ending| ending == "ipynb") {
+            read_notebook(path, modified)
+        } else {
+            read_plain(path, modified)
+        };
+        self.cache.insert(path.to_owned(), (stamp, state.clone()));
+        state.map(Some)
+    }
+}
+
+fn read_notebook(path: &Path, modified: Option<Timestamp>) -> Result<FileState, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let mut hasher = Hasher::default();
+    hasher.update(&bytes);
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    let notebook = Notebook::read(&text).map_err(|error| error.to_string())?;
+    let outline = Some(Outline::of(&notebook, None));
+    Ok(FileState { digest: hasher.finish(), modified, outline })
+}
+
+fn read_plain(path: &Path, modified: Option<Timestamp>) -> Result<FileState, String> {
+    let mut file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(|error| error.to_string())? {
+            0 => break,
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+    Ok(FileState { digest: hasher.finish(), modified, outline: None })
+}
+
+/// Jupyter keeps `.~NAME` beside a file while it rewrites it in place.
+fn being_saved(path: &Path, now: Timestamp) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let metadata = std::fs::metadata(path.with_file_name(format!(".~{name}"))).ok()?;
+    (now.as_second() - metadata.mtime() < LEFTOVER)
+        .then(|| format!("a save is under way (.~{name} lies beside it)"))
+}
+
+/// Folders that are never looked into.
+fn is_skipped(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with('.')
+        || matches!(name, "node_modules" | "jupyterflow-runs" | "__pycache__")
+        || path.join("pyvenv.cfg").is_file()
+        || path.join("conda-meta").is_dir()
+}
+
+impl Source for DirectorySource {
+    fn look(&mut self, now: Timestamp) -> Result<Snapshot, SourceError> {
+        let start = self.root.join(&self.below);
+        let broken = |message: String| SourceError { root: start.display().to_string(), message };
+        std::fs::read_dir(&start).map_err(|error| broken(error.to_string()))?;
+        let mut snapshot = Snapshot::default();
+        let mut paths = Vec::new();
+        let mut walk = walkdir::WalkDir::new(&start).sort_by_file_name().into_iter();
+        while let Some(entry) = walk.next() {
+            let Ok(entry) = entry else { continue };
+            if entry.file_type().is_dir() && entry.depth() > 0 {
+                if is_skipped(entry.path()) {
+                    walk.skip_current_dir();
+                } else if entry.path().join(".jupyterflow").is_dir() {
+                    snapshot.elsewhere.push(self.relative(entry.path()));
+                    walk.skip_current_dir();
+                }
+                continue;
+            }
+            let name = entry.file_name().to_str().unwrap_or_default();
+            if entry.file_type().is_file() && FILE_NAMES.contains(&name) {
+                paths.push(entry.path().to_owned());
+            }
+        }
+        for (index, path) in paths.iter().enumerate() {
+            let mut file = self.read_pipeline_file(path, now);
+            if index > 0 && paths[index - 1].parent() == path.parent() {
+                let message =
+                    "a folder has one pipeline file: jupyterflow.yaml is used, this is not";
+                file.documents = Documents::default();
+                file.documents.problems.push(Problem::of_file(&file.path, message));
+            }
+            snapshot.files.push(file);
+        }
+        Ok(snapshot)
+    }
+}

@@ -1,0 +1,55 @@
+//! The source port: where pipeline files come from.
+//!
+//! Owns the snapshot that a look gives. A look never waits for the next one and decides nothing.
+
+mod directory;
+
+pub use directory::DirectorySource;
+
+use crate::spec::{Documents, fingerprint::Files};
+use crate::types::Timestamp;
+
+/// What a source shows at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The pipeline files, by path.
+    pub files: Vec<PipelineFile>,
+    /// Folders that another state manages.
+    pub elsewhere: Vec<String>,
+}
+
+/// A pipeline file and the files that its pipelines name.
+#[derive(Clone, Debug)]
+pub struct PipelineFile {
+    /// Path of the file, relative to the root.
+    pub path: String,
+    /// Its folder, relative to the root; empty at the root.
+    pub folder: String,
+    /// Its text; none where it could not be read.
+    pub text: Option<String>,
+    /// What it holds, or its problems.
+    pub documents: Documents,
+    /// The named files that are there.
+    pub files: Files,
+    /// Named files that are not there or not whole, with the reason.
+    pub broken: Vec<(String, String)>,
+}
+
+/// Why a source cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read {root}: {message}")]
+pub struct SourceError {
+    /// The root.
+    pub root: String,
+    /// Why.
+    pub message: String,
+}
+
+/// Where pipeline files come from.
+pub trait Source {
+    /// Looks.
+    ///
+    /// # Errors
+    /// The source as a whole cannot be read; nothing follows from that.
+    fn look(&mut self, now: Timestamp) -> Result<Snapshot, SourceError>;
+}

@@ -1,0 +1,165 @@
+//! The store port: the durable memory of pipelines, runs and steps.
+//!
+//! Owns the questions that the loop asks and the promises that an adapter keeps: a claim and its
+//! cursor are written together or not at all, and against the version that was planned from.
+
+mod sqlite;
+
+pub use sqlite::{Journal, SqliteStore};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::plan::{Ledger, Run, StepRecord};
+use crate::spec::Fingerprint;
+use crate::types::{PipelineId, RunName};
+
+/// What the store knows of a pipeline.
+#[derive(Clone, Debug)]
+pub struct StoredPipeline {
+    /// Which one.
+    pub id: PipelineId,
+    /// Raised by each write; a write names the version that it read.
+    pub version: i64,
+    /// The cursors.
+    pub ledger: Ledger,
+    /// The last good definition.
+    pub definition: Option<FileText>,
+}
+
+/// A pipeline file's text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileText {
+    /// Its path, relative to the source's root.
+    pub file: String,
+    /// Its folder, relative to the source's root.
+    pub folder: String,
+    /// Its content.
+    pub text: String,
+}
+
+/// What a run executes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunSpec {
+    /// The file as it was when the run was claimed.
+    pub definition: FileText,
+    /// The most points that a sweep may have.
+    pub max_points: usize,
+    /// What the pipeline was, down to its files, when the run was claimed.
+    pub fingerprint: Option<Fingerprint>,
+    /// Why the run exists, in words.
+    #[serde(default)]
+    pub because: Vec<String>,
+    /// Steps whose earlier outputs a retry keeps.
+    #[serde(default)]
+    pub kept_steps: Vec<String>,
+}
+
+/// A run with all that its host needs.
+#[derive(Clone, Debug)]
+pub struct StoredRun {
+    /// The pipeline.
+    pub pipeline: PipelineId,
+    /// The document, without steps unless they were asked for.
+    pub run: Run,
+    /// What it executes.
+    pub spec: RunSpec,
+    /// Whether a person wants it stopped.
+    pub stop_requested: bool,
+}
+
+/// A step with the counts that the document does not show.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepState {
+    /// The document's record.
+    pub record: StepRecord,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Attempts that were lost.
+    pub interruptions: u64,
+}
+
+/// A conditional write of one pipeline.
+pub struct Commit<'a> {
+    /// Which one.
+    pub id: &'a PipelineId,
+    /// The version that was planned from; none where the pipeline was not known.
+    pub version: Option<i64>,
+    /// The cursors after it.
+    pub ledger: &'a Ledger,
+    /// The newest good definition.
+    pub definition: Option<&'a FileText>,
+    /// Runs that are claimed.
+    pub claims: Vec<StoredRun>,
+}
+
+/// What cannot be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be used.
+    #[error("failed to use the state in {folder}: {message}")]
+    Database {
+        /// The state's folder.
+        folder: String,
+        /// Why.
+        message: String,
+    },
+    /// The state was written by a newer version.
+    #[error(
+        "the state in {folder} has version {found}, newer than this jupyterflow knows ({known}); \
+         use a newer jupyterflow"
+    )]
+    Newer {
+        /// The state's folder.
+        folder: String,
+        /// Its version.
+        found: i64,
+        /// The newest version that is known here.
+        known: i64,
+    },
+    /// The state belongs to another root.
+    #[error("the state in {folder} belongs to {root}; a state serves one root only")]
+    OtherRoot {
+        /// The state's folder.
+        folder: String,
+        /// The root that it belongs to.
+        root: String,
+    },
+    /// Somebody else wrote first: look again.
+    #[error("the pipeline was changed by another process")]
+    Conflict,
+    /// The name belongs to a run with another identity.
+    #[error("the run name {0} is taken by another run")]
+    NameTaken(RunName),
+}
+
+/// The durable memory.
+pub trait Store {
+    /// All pipelines.
+    fn pipelines(&self) -> Result<Vec<StoredPipeline>, StoreError>;
+    /// Runs of a pipeline that have not ended, oldest first, and the newest ended ones.
+    fn runs_of(&self, pipeline: &PipelineId) -> Result<Vec<StoredRun>, StoreError>;
+    /// All runs, newest first, at most so many.
+    fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError>;
+    /// One run with its steps.
+    fn run(&self, name: &str) -> Result<Option<StoredRun>, StoreError>;
+    /// Writes a pipeline and its claims in one durable step.
+    fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError>;
+    /// Inserts a run that a person asked for.
+    fn request(&mut self, run: &StoredRun) -> Result<(), StoreError>;
+    /// Asks for the end of a run.
+    fn request_stop(&mut self, run: &RunName) -> Result<(), StoreError>;
+    /// Writes where a run stands; what ended stays as it ended.
+    fn update_run(&mut self, run: &Run) -> Result<(), StoreError>;
+    /// The steps of a run.
+    fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError>;
+    /// Writes steps of a run.
+    fn update_steps(&mut self, run: &RunName, steps: &[&StepState]) -> Result<(), StoreError>;
+    /// Removes the records of runs that ended. Cursors stay.
+    fn forget(&mut self, runs: &[RunName]) -> Result<(), StoreError>;
+}
+
+/// Parameters that a person or a trigger gave.
+pub type Given = IndexMap<String, Value>;

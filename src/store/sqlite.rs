@@ -1,0 +1,427 @@
+//! The store on SQLite: one file that a second process reads while the first one writes.
+//!
+//! Owns tables, versions and durability. Claims survive power loss, step records the death of any
+//! process. On a network file system a rollback journal takes the place of the write-ahead log.
+
+#![expect(clippy::disallowed_methods, reason = "opens the state's folder and its lock")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rustix::fs::FlockOperation;
+
+use super::{Commit, FileText, RunSpec, StepState, Store, StoreError, StoredPipeline, StoredRun};
+use crate::plan::{Ledger, Run};
+use crate::types::{PipelineId, RunName};
+
+/// Version of the tables.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE pipelines (
+    source TEXT NOT NULL, folder TEXT NOT NULL, name TEXT NOT NULL,
+    version INTEGER NOT NULL, ledger TEXT NOT NULL, definition TEXT,
+    PRIMARY KEY (source, folder, name)
+) WITHOUT ROWID;
+CREATE TABLE runs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE, id TEXT NOT NULL UNIQUE,
+    source TEXT NOT NULL, folder TEXT NOT NULL, pipeline TEXT NOT NULL,
+    open INTEGER NOT NULL, stop INTEGER NOT NULL DEFAULT 0,
+    document TEXT NOT NULL, spec TEXT NOT NULL
+);
+CREATE INDEX runs_of ON runs (source, folder, pipeline, open, seq);
+CREATE TABLE steps (
+    run TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+";
+
+/// Which journal the database keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journal {
+    /// The write-ahead log, on local file systems.
+    WriteAhead,
+    /// A rollback journal, where several machines may share the file.
+    Rollback,
+}
+
+impl Journal {
+    /// The journal for a folder: `$JUPYTERFLOW_JOURNAL` (`wal` or `rollback`), else by the kind of
+    /// its file system.
+    pub fn for_folder(folder: &Path) -> Self {
+        match std::env::var("JUPYTERFLOW_JOURNAL").as_deref() {
+            Ok("rollback") => return Self::Rollback,
+            Ok("wal") => return Self::WriteAhead,
+            _ => {}
+        }
+        // NFS, SMB 1 to 3, CIFS, Ceph, FUSE, Lustre, GPFS, AFS, 9P, by the numbers of statfs(2).
+        const NETWORK: [u64; 10] = [
+            0x6969,
+            0x517B,
+            0xFF53_4D42,
+            0xFE53_4D42,
+            0x00C3_6400,
+            0x6573_5546,
+            0x0BD0_0BD0,
+            0x4750_4653,
+            0x5346_414F,
+            0x0102_1997,
+        ];
+        match rustix::fs::statfs(folder) {
+            Ok(stat) if NETWORK.contains(&u64::try_from(stat.f_type).unwrap_or(0)) => {
+                Self::Rollback
+            }
+            _ => Self::WriteAhead,
+        }
+    }
+}
+
+/// The store.
+pub struct SqliteStore {
+    connection: Connection,
+    folder: PathBuf,
+}
+
+impl SqliteStore {
+    /// Opens the state in a folder, creating or migrating it under a lock. It serves one root.
+    ///
+    /// # Errors
+    /// The folder cannot be used, is of a newer version, or belongs to another root.
+    pub fn open(folder: &Path, root: &Path) -> Result<Self, StoreError> {
+        let broken = |message: String| StoreError::Database {
+            folder: folder.display().to_string(),
+            message,
+        };
+        std::fs::create_dir_all(folder).map_err(|error| broken(error.to_string()))?;
+        let ignore = folder.join(".gitignore");
+        if !ignore.exists() {
+            std::fs::write(&ignore, "*\n").map_err(|error| broken(error.to_string()))?;
+        }
+        // Two processes that both create the tables, or both choose a journal, would see "locked".
+        let lock = std::fs::File::create(folder.join("create.lock"))
+            .map_err(|error| broken(error.to_string()))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+            .map_err(|error| broken(error.to_string()))?;
+        let connection =
+            Connection::open(folder.join("state.db")).map_err(|error| broken(error.to_string()))?;
+        let mut store = Self { connection, folder: folder.to_owned() };
+        store.prepare(root)?;
+        drop(lock);
+        Ok(store)
+    }
+
+    /// The folder of the state.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn broken(&self, error: &impl std::fmt::Display) -> StoreError {
+        StoreError::Database {
+            folder: self.folder.display().to_string(),
+            message: error.to_string(),
+        }
+    }
+
+    fn prepare(&mut self, root: &Path) -> Result<(), StoreError> {
+        let sql = |store: &Self, result: rusqlite::Result<()>| {
+            result.map_err(|error| store.broken(&error))
+        };
+        sql(self, self.connection.busy_timeout(Duration::from_secs(30)))?;
+        let found: i64 = self
+            .connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(|error| self.broken(&error))?;
+        if found > VERSION {
+            let folder = self.folder.display().to_string();
+            return Err(StoreError::Newer { folder, found, known: VERSION });
+        }
+        let mode = match Journal::for_folder(&self.folder) {
+            Journal::WriteAhead => "WAL",
+            Journal::Rollback => "TRUNCATE",
+        };
+        sql(self, self.connection.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(())))?;
+        sql(self, self.connection.pragma_update(None, "synchronous", "NORMAL"))?;
+        if found == 0 {
+            let text =
+                format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;");
+            sql(self, self.connection.execute_batch(&text))?;
+        }
+        let root = root.display().to_string();
+        let known: Option<String> = self
+            .connection
+            .query_row("SELECT value FROM meta WHERE key = 'root'", [], |row| row.get(0))
+            .optional()
+            .map_err(|error| self.broken(&error))?;
+        match known {
+            Some(known) if known == root => Ok(()),
+            // A state inside the root it serves moved with it; elsewhere it is another's.
+            Some(known) if !self.folder.starts_with(&root) => {
+                let folder = self.folder.display().to_string();
+                Err(StoreError::OtherRoot { folder, root: known })
+            }
+            _ => {
+                let insert = "INSERT OR REPLACE INTO meta VALUES ('root', ?1)";
+                sql(self, self.connection.execute(insert, [&root]).map(|_| ()))
+            }
+        }
+    }
+
+    fn read_runs(
+        &self,
+        filter: &str,
+        parameters: impl rusqlite::Params,
+    ) -> Result<Vec<StoredRun>, StoreError> {
+        let text = format!("SELECT source, folder, document, spec, stop FROM runs {filter}");
+        let mut statement =
+            self.connection.prepare_cached(&text).map_err(|error| self.broken(&error))?;
+        let rows =
+            statement.query_map(parameters, read_run).map_err(|error| self.broken(&error))?;
+        rows.collect::<rusqlite::Result<Vec<_>>>().map_err(|error| self.broken(&error))
+    }
+
+    /// Runs a write that must survive power loss.
+    fn durably<T>(
+        &mut self,
+        write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let folder = self.folder.display().to_string();
+        let broken =
+            |error: rusqlite::Error| StoreError::Database { folder, message: error.to_string() };
+        let connection = &mut self.connection;
+        let result = (|| {
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let result = write(&transaction)?;
+            if result.is_ok() {
+                transaction.commit()?;
+            }
+            Ok(result)
+        })();
+        let _ = connection.pragma_update(None, "synchronous", "NORMAL");
+        result.map_err(broken)?
+    }
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(
+            column,
+            rusqlite::types::Type::Text,
+            Box::new(error),
+        )
+    })
+}
+
+fn text(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain data has a JSON form")
+}
+
+fn read_run(row: &Row<'_>) -> rusqlite::Result<StoredRun> {
+    let run: Run = json(row, 2)?;
+    let pipeline = PipelineId {
+        source: row.get(0)?,
+        folder: row.get(1)?,
+        name: run.pipeline.parse().map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(
+                2,
+                rusqlite::types::Type::Text,
+                Box::<crate::types::InvalidName>::new(error),
+            )
+        })?,
+    };
+    let spec: RunSpec = json(row, 3)?;
+    Ok(StoredRun { pipeline, run, spec, stop_requested: row.get(4)? })
+}
+
+/// Inserts a run. "Exists already" is success for the same identity.
+fn insert_run(
+    transaction: &Transaction<'_>,
+    stored: &StoredRun,
+) -> rusqlite::Result<Result<(), StoreError>> {
+    let (run, id) = (&stored.run, &stored.pipeline);
+    let known: Option<String> = transaction
+        .prepare_cached("SELECT id FROM runs WHERE name = ?1")?
+        .query_row([run.name.as_str()], |row| row.get(0))
+        .optional()?;
+    match known {
+        Some(known) if known == run.id.to_string() => return Ok(Ok(())),
+        Some(_) => return Ok(Err(StoreError::NameTaken(run.name.clone()))),
+        None => {}
+    }
+    transaction
+        .prepare_cached(
+            "INSERT INTO runs (name, id, source, folder, pipeline, open, document, spec)
+             VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7)",
+        )?
+        .execute(params![
+            run.name.as_str(),
+            run.id.to_string(),
+            id.source,
+            id.folder,
+            id.name.as_str(),
+            text(run),
+            text(&stored.spec),
+        ])?;
+    Ok(Ok(()))
+}
+
+impl Store for SqliteStore {
+    fn pipelines(&self) -> Result<Vec<StoredPipeline>, StoreError> {
+        let read = |row: &Row<'_>| {
+            let name: String = row.get(2)?;
+            let definition: Option<String> = row.get(5)?;
+            let id = name.parse().map(|name| {
+                Ok::<_, rusqlite::Error>(PipelineId {
+                    source: row.get(0)?,
+                    folder: row.get(1)?,
+                    name,
+                })
+            });
+            let Ok(id) = id else { return Ok(None) };
+            Ok(Some(StoredPipeline {
+                id: id?,
+                version: row.get(3)?,
+                ledger: json::<Ledger>(row, 4)?,
+                definition: definition
+                    .and_then(|text| serde_json::from_str::<FileText>(&text).ok()),
+            }))
+        };
+        let query = "SELECT source, folder, name, version, ledger, definition FROM pipelines";
+        let mut statement =
+            self.connection.prepare_cached(query).map_err(|error| self.broken(&error))?;
+        let rows = statement.query_map([], read).map_err(|error| self.broken(&error))?;
+        let rows: rusqlite::Result<Vec<_>> = rows.collect();
+        Ok(rows.map_err(|error| self.broken(&error))?.into_iter().flatten().collect())
+    }
+
+    fn runs_of(&self, pipeline: &PipelineId) -> Result<Vec<StoredRun>, StoreError> {
+        let of = "WHERE source = ?1 AND folder = ?2 AND pipeline = ?3";
+        let key = params![pipeline.source, pipeline.folder, pipeline.name.as_str()];
+        let mut runs = self.read_runs(&format!("{of} AND open = 1 ORDER BY seq"), key)?;
+        runs.extend(self.read_runs(&format!("{of} AND open = 0 ORDER BY seq DESC LIMIT 20"), key)?);
+        Ok(runs)
+    }
+
+    fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read_runs("ORDER BY seq DESC LIMIT ?1", [limit])
+    }
+
+    fn run(&self, name: &str) -> Result<Option<StoredRun>, StoreError> {
+        let Some(mut stored) = self.read_runs("WHERE name = ?1", [name])?.pop() else {
+            return Ok(None);
+        };
+        let steps = self.steps(&stored.run.name)?;
+        if !steps.is_empty() {
+            stored.run.steps = steps.into_iter().map(|step| step.record).collect();
+        }
+        Ok(Some(stored))
+    }
+
+    fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
+        let id = commit.id;
+        let key = [id.source.as_str(), &id.folder, id.name.as_str()];
+        self.durably(|transaction| {
+            let version: Option<i64> = transaction
+                .prepare_cached(
+                    "SELECT version FROM pipelines WHERE source = ?1 AND folder = ?2 AND name = ?3",
+                )?
+                .query_row(key, |row| row.get(0))
+                .optional()?;
+            if version != commit.version {
+                return Ok(Err(StoreError::Conflict));
+            }
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO pipelines VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                .execute(params![
+                    key[0],
+                    key[1],
+                    key[2],
+                    version.unwrap_or(0) + 1,
+                    text(commit.ledger),
+                    commit.definition.map(text),
+                ])?;
+            for claim in &commit.claims {
+                if let Err(error) = insert_run(transaction, claim)? {
+                    return Ok(Err(error));
+                }
+            }
+            Ok(Ok(()))
+        })
+    }
+
+    fn request(&mut self, run: &StoredRun) -> Result<(), StoreError> {
+        self.durably(|transaction| insert_run(transaction, run))
+    }
+
+    fn request_stop(&mut self, run: &RunName) -> Result<(), StoreError> {
+        self.durably(|transaction| {
+            transaction.execute("UPDATE runs SET stop = 1 WHERE name = ?1", [run.as_str()])?;
+            Ok(Ok(()))
+        })
+    }
+
+    fn update_run(&mut self, run: &Run) -> Result<(), StoreError> {
+        let mut document = run.clone();
+        document.steps.clear();
+        let write = |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE runs SET document = ?2, open = ?3 WHERE name = ?1 AND open = 1",
+                )?
+                .execute(params![run.name.as_str(), text(&document), !run.phase.is_ended()])
+                .map(|_| ())
+        };
+        if run.phase.is_ended() {
+            return self.durably(|transaction| write(transaction).map(Ok));
+        }
+        write(&self.connection).map_err(|error| self.broken(&error))
+    }
+
+    fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT state FROM steps WHERE run = ?1")
+            .map_err(|error| self.broken(&error))?;
+        let rows = statement
+            .query_map([run.as_str()], |row| json::<StepState>(row, 0))
+            .map_err(|error| self.broken(&error))?;
+        rows.collect::<rusqlite::Result<_>>().map_err(|error| self.broken(&error))
+    }
+
+    fn update_steps(&mut self, run: &RunName, steps: &[&StepState]) -> Result<(), StoreError> {
+        let write = |connection: &mut Connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            {
+                let mut statement = transaction
+                    .prepare_cached("INSERT OR REPLACE INTO steps VALUES (?1, ?2, ?3)")?;
+                for step in steps {
+                    statement.execute(params![run.as_str(), step.record.name, text(step)])?;
+                }
+            }
+            transaction.commit()
+        };
+        write(&mut self.connection).map_err(|error: rusqlite::Error| self.broken(&error))
+    }
+
+    fn forget(&mut self, runs: &[RunName]) -> Result<(), StoreError> {
+        self.durably(|transaction| {
+            for run in runs {
+                transaction
+                    .execute("DELETE FROM runs WHERE name = ?1 AND open = 0", [run.as_str()])?;
+                transaction.execute("DELETE FROM steps WHERE run = ?1", [run.as_str()])?;
+            }
+            Ok(Ok(()))
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "sqlite_tests.rs"]
+mod tests;

@@ -1,0 +1,105 @@
+//! The promises of the port, kept by the adapter on a real file.
+
+use super::*;
+use crate::plan::{Phase, StepRecord, Trigger};
+use crate::types::{RunId, TriggerKind};
+
+fn id() -> PipelineId {
+    PipelineId { source: "local".into(), folder: "f".into(), name: "p".parse().unwrap() }
+}
+
+fn stored(key: &str) -> StoredRun {
+    let trigger =
+        Trigger { kind: TriggerKind::Manual, key: key.into(), scheduled_at: None, retry_of: None };
+    let run_id = RunId::new(&id(), trigger.kind, key);
+    StoredRun {
+        pipeline: id(),
+        run: Run {
+            name: run_id.name(&id().name, None),
+            id: run_id,
+            pipeline: "p".into(),
+            source: "local".into(),
+            revision: "r".into(),
+            trigger,
+            phase: Phase::Pending,
+            reason: None,
+            message: None,
+            params: Default::default(),
+            created_at: "2026-11-22T00:00:00Z".parse().unwrap(),
+            started_at: None,
+            finished_at: None,
+            steps: Vec::new(),
+        },
+        spec: RunSpec {
+            definition: FileText { file: "f/j".into(), folder: "f".into(), text: "x".into() },
+            max_points: 100,
+            fingerprint: None,
+            because: Vec::new(),
+            kept_steps: Vec::new(),
+        },
+        stop_requested: false,
+    }
+}
+
+fn open(folder: &Path) -> SqliteStore {
+    SqliteStore::open(&folder.join(".jupyterflow"), folder).unwrap()
+}
+
+#[test]
+fn a_claim_and_its_cursor_are_one_write_against_a_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut one, mut two) = (open(folder.path()), open(folder.path()));
+    let ledger = Ledger::default();
+    let pipeline = id();
+    let write = |version, key: &str| Commit {
+        id: &pipeline,
+        version,
+        ledger: &ledger,
+        definition: None,
+        claims: vec![stored(key)],
+    };
+    one.commit(&write(None, "a")).unwrap();
+    assert!(matches!(two.commit(&write(None, "b")), Err(StoreError::Conflict)));
+    two.commit(&write(Some(1), "b")).unwrap();
+    assert!(matches!(one.commit(&write(Some(1), "c")), Err(StoreError::Conflict)));
+    assert_eq!(one.runs(10).unwrap().len(), 2, "nothing of a refused write stays");
+    two.commit(&write(Some(2), "b")).unwrap();
+    assert_eq!(one.runs(10).unwrap().len(), 2, "the same identity again is success");
+}
+
+#[test]
+fn what_ended_stays_as_it_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path());
+    let mut request = stored("a");
+    store.request(&request).unwrap();
+    request.run.phase = Phase::Succeeded;
+    store.update_run(&request.run).unwrap();
+    request.run.phase = Phase::Running;
+    store.update_run(&request.run).unwrap();
+    let name = request.run.name.clone();
+    assert_eq!(store.run(name.as_str()).unwrap().unwrap().run.phase, Phase::Succeeded);
+    let step = StepState {
+        record: StepRecord::pending("s", Some(2), String::new()),
+        failures: 0,
+        interruptions: 1,
+    };
+    store.update_steps(&name, &[&step]).unwrap();
+    assert_eq!(open(folder.path()).steps(&name).unwrap(), [step]);
+    store.forget(&[name.clone()]).unwrap();
+    assert!(store.run(name.as_str()).unwrap().is_none());
+}
+
+#[test]
+fn newer_and_foreign_states_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let root = folder.path().join("root");
+    drop(SqliteStore::open(&state, &root).unwrap());
+    let other = SqliteStore::open(&state, &folder.path().join("other"));
+    assert!(matches!(other, Err(StoreError::OtherRoot { .. })));
+    let connection = Connection::open(state.join("state.db")).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    assert!(matches!(SqliteStore::open(&state, &root), Err(StoreError::Newer { .. })));
+}
