@@ -14,7 +14,7 @@ use super::print;
 use crate::executor::{self, Ending, EndingPhase, Options, Outputs, Progress};
 use crate::notebook::json::{Object, Raw, mark_non_finite};
 use crate::notebook::parameters::{self, Parameter, Parameters};
-use crate::notebook::{CellKind, Notebook};
+use crate::notebook::Notebook;
 
 /// Execute one notebook, as papermill does.
 #[derive(clap::Args, Debug)]
@@ -72,6 +72,9 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Code, CliError> {
+    if args.prepare_only {
+        return prepare_only(args);
+    }
     let mut notebook = read_notebook(&args.input)?;
     let to_stdout = args.output == Path::new("-");
     if !to_stdout {
@@ -79,9 +82,6 @@ pub fn run(args: &Args) -> Result<Code, CliError> {
     }
     let parameters = read_parameters(args)?;
     prepare(&mut notebook, args, &parameters)?;
-    if args.prepare_only {
-        return write_notebook(&notebook, &args.output).map(|()| Code::Done);
-    }
     let folder = args.cwd.clone().unwrap_or_else(|| PathBuf::from("."));
     let output = (!to_stdout).then(|| args.output.clone());
     let options = Options {
@@ -122,6 +122,17 @@ pub fn run(args: &Args) -> Result<Code, CliError> {
             Err(CliError::failed(message.unwrap_or_default()).code(code))
         }
     }
+}
+
+/// Writes a notebook with its parameters, and runs nothing.
+pub fn prepare_only(args: &Args) -> Result<Code, CliError> {
+    let mut notebook = read_notebook(&args.input)?;
+    if args.output != Path::new("-") {
+        check_output(&args.input, &args.output)?;
+    }
+    let parameters = read_parameters(args)?;
+    prepare(&mut notebook, args, &parameters)?;
+    write_notebook(&notebook, &args.output).map(|()| Code::Done)
 }
 
 /// Reads a notebook from a path or from standard input.
@@ -281,9 +292,4 @@ impl View {
             }
         }
     }
-}
-
-/// How many code cells a notebook has, for words of thanks and of warning.
-pub fn code_cells(notebook: &Notebook) -> usize {
-    notebook.cells.iter().filter(|cell| cell.kind() == CellKind::Code).count()
 }

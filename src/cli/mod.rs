@@ -3,9 +3,33 @@
 //! Owns wiring and words. Each command has a file of its own; only here do adapters and the loop
 //! meet.
 
+mod doctor;
+mod documents;
 mod error;
 mod exec;
+mod explain;
+mod follow;
+mod generate;
+mod global;
+mod graph;
+mod init;
+mod internal;
+mod notebook;
+mod place;
+mod plan;
 mod print;
+mod prune;
+mod retry;
+mod run;
+mod session;
+mod show;
+mod signals;
+mod status;
+mod stop;
+mod suspend;
+mod target;
+mod up;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -15,15 +39,47 @@ use error::{CliError, Code};
 
 /// A Git-driven reconciler for notebook pipelines
 #[derive(Parser, Debug)]
-#[command(name = "jupyterflow", version, max_term_width = 100)]
+#[command(name = "jupyterflow", version, max_term_width = 100, propagate_version = true)]
 struct Cli {
+    #[command(flatten)]
+    global: global::Global,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Init(init::Args),
+    Validate(validate::Args),
+    Graph(graph::Args),
+    Doctor(doctor::Args),
+    Run(run::Args),
+    Plan(plan::Args),
+    Up(up::Args),
+    Status(status::Args),
+    Show(show::Show),
+    Logs(show::Logs),
+    Explain(explain::Args),
+    Stop(stop::Args),
+    Retry(retry::Args),
+    /// Let a pipeline's triggers start nothing
+    Suspend(suspend::Args),
+    /// Let a pipeline's triggers start runs again
+    Resume(suspend::Args),
+    Prune(prune::Args),
+    Delete(prune::Delete),
     Exec(exec::Args),
+    #[command(subcommand)]
+    Notebook(notebook::Command),
+    #[command(subcommand)]
+    Generate(generate::Command),
+    /// Of JupyterFlow 0.0.x
+    #[command(hide = true)]
+    Config,
+    #[command(hide = true)]
+    InternalSupervise(internal::Args),
+    #[command(hide = true)]
+    InternalHost(internal::Args),
 }
 
 /// The program.
@@ -35,16 +91,40 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let done = match &cli.command {
-        Command::Exec(args) => exec::run(args),
-    };
-    finish(done)
-}
-
-fn finish(done: Result<Code, CliError>) -> ExitCode {
+    print::set_up(cli.global.color, cli.global.quiet);
+    let done = run(&cli.command, &cli.global);
     let code = done.unwrap_or_else(|error| {
-        print::talk(&error.to_string());
+        print::alert(&error.to_string());
         error.code
     });
     ExitCode::from(code.number())
+}
+
+fn run(command: &Command, global: &global::Global) -> Result<Code, CliError> {
+    match command {
+        Command::Init(args) => init::run(args),
+        Command::Validate(args) => validate::run(args, global),
+        Command::Graph(args) => graph::run(args, global),
+        Command::Doctor(args) => doctor::run(args, global),
+        Command::Run(args) => run::run(args, global),
+        Command::Plan(args) => plan::run(args, global),
+        Command::Up(args) => up::run(args, global),
+        Command::Status(args) => status::run(args, global),
+        Command::Show(args) => show::show(args, global),
+        Command::Logs(args) => show::logs(args, global),
+        Command::Explain(args) => explain::run(args, global),
+        Command::Stop(args) => stop::run(args, global),
+        Command::Retry(args) => retry::run(args, global),
+        Command::Suspend(args) => suspend::run(args, global, true),
+        Command::Resume(args) => suspend::run(args, global, false),
+        Command::Prune(args) => prune::run(args, global),
+        Command::Delete(args) => prune::delete(args, global),
+        Command::Exec(args) => exec::run(args),
+        Command::Notebook(command) => notebook::run(command, global),
+        Command::Generate(command) => generate::run(command),
+        Command::Config => Err(CliError::usage("`config` is gone")
+            .hint("options are listed by --help; `jupyterflow doctor` shows what is found here")),
+        Command::InternalSupervise(args) => internal::run_supervisor(args),
+        Command::InternalHost(args) => internal::run_host(args),
+    }
 }

@@ -5,10 +5,15 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anstyle::{AnsiColor, Reset};
 use serde::Serialize;
 
 use super::error::CliError;
+use super::global::Color;
+use crate::plan::Phase;
+use crate::spec::{Problem, Severity};
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -33,9 +38,66 @@ pub fn data(text: &str) {
     let _ = stdout.flush();
 }
 
-/// Prints a line of talk on stderr.
-pub fn talk(text: &str) {
+/// Prints data on stdout as it is.
+pub fn bytes(data: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(data).and_then(|()| stdout.flush());
+}
+
+/// Wipes the terminal that data goes to, if it is one.
+pub fn clear_screen() {
+    if std::io::stdout().is_terminal() {
+        bytes(b"\x1b[2J\x1b[H");
+    }
+}
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Takes what a person said of colour and talk.
+pub fn set_up(color: Color, quiet: bool) {
+    let choice = match color {
+        Color::Auto => anstream::ColorChoice::Auto,
+        Color::Always => anstream::ColorChoice::Always,
+        Color::Never => anstream::ColorChoice::Never,
+    };
+    choice.write_global();
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// Prints a line on stderr that a person must read.
+pub fn alert(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+/// Prints a line of talk on stderr, unless a person wants none.
+pub fn talk(text: &str) {
+    if !QUIET.load(Ordering::Relaxed) {
+        alert(text);
+    }
+}
+
+/// Prints a problem of a file on stderr.
+pub fn problem(problem: &Problem) {
+    let color = match problem.severity {
+        Severity::Error => AnsiColor::Red,
+        Severity::Warning => AnsiColor::Yellow,
+    };
+    let text = problem.to_string();
+    let word = problem.severity.word();
+    let painted = format!("{}{word}{}", color.on_default().bold().render(), Reset.render());
+    alert(&text.replacen(&format!(" {word}: "), &format!(" {painted}: "), 1));
+}
+
+/// A phase in its colour.
+pub fn phase(phase: Phase) -> String {
+    let color = match phase {
+        Phase::Succeeded => AnsiColor::Green,
+        Phase::Failed | Phase::Unknown => AnsiColor::Red,
+        Phase::Running => AnsiColor::Cyan,
+        Phase::Stopped | Phase::Interrupted => AnsiColor::Yellow,
+        Phase::Pending | Phase::Skipped => return phase.to_string(),
+    };
+    format!("{}{phase}{}", color.on_default().render(), Reset.render())
 }
 
 /// Whether a person watches stderr.

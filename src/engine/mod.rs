@@ -6,6 +6,7 @@
 pub mod local;
 
 use crate::plan::Observed;
+use crate::spec::Pipeline;
 use crate::types::RunName;
 
 /// Why an engine did not do as asked.
@@ -26,6 +27,8 @@ pub trait Engine {
     fn observe(&self, run: &RunName) -> Observed<()>;
     /// Starts what executes a claimed run. Starting twice is harmless.
     fn start(&mut self, run: &RunName) -> Result<(), EngineError>;
+    /// What a person must provide before a pipeline can run here, in words; none if nothing.
+    fn lacks(&self, pipeline: &Pipeline) -> Option<String>;
     /// Hurries the end of a run whose stop is recorded.
     fn stop(&mut self, run: &RunName) -> Result<(), EngineError>;
 }

@@ -4,6 +4,7 @@
 //! papermill's records, and our own MIME type.
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::notebook::Notebook;
 const OUTPUTS_MIME: &str = "application/vnd.jupyterflow.outputs+json";
 
 /// The document `outputs.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Outputs {
     /// Version of the document.
@@ -33,7 +34,7 @@ pub struct Outputs {
 }
 
 /// How an execution ended, as far as a scheduler cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EndingPhase {
     /// Well.
     Succeeded,

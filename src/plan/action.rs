@@ -4,9 +4,6 @@
 
 use std::fmt;
 
-use serde::Serialize;
-use serde::ser::SerializeMap;
-
 use super::ledger::Ledger;
 use super::report::NotDone;
 use super::run::Trigger;
@@ -125,7 +122,8 @@ impl Action {
         }
     }
 
-    fn trigger(&self) -> Option<&Trigger> {
+    /// The trigger of that run.
+    pub fn trigger(&self) -> Option<&Trigger> {
         match self {
             Self::Claim(claim) => Some(&claim.trigger),
             Self::Start { trigger, .. } | Self::Stop { trigger, .. } => Some(trigger),
@@ -147,30 +145,5 @@ impl fmt::Display for Plan {
             writeln!(formatter, "{problem}")?;
         }
         Ok(())
-    }
-}
-
-impl Serialize for Plan {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let actions: Vec<serde_json::Value> = self
-            .actions()
-            .map(|(id, action)| {
-                let mut document = serde_json::json!({
-                    "action": action.word(), "pipeline": id.to_string(),
-                });
-                if let (Some(name), Some(trigger)) = (action.run(), action.trigger()) {
-                    let run = RunId::new(id, trigger.kind, &trigger.key);
-                    document["run"] =
-                        serde_json::json!({ "id": run, "name": name, "trigger": trigger });
-                }
-                document["reason"] = action.reason().into();
-                document
-            })
-            .collect();
-        let mut map = serializer.serialize_map(Some(3))?;
-        map.serialize_entry("actions", &actions)?;
-        map.serialize_entry("notDone", &self.not_done().collect::<Vec<_>>())?;
-        map.serialize_entry("problems", &self.problems)?;
-        map.end()
     }
 }

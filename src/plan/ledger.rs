@@ -97,6 +97,14 @@ impl ScheduleCursor {
 }
 
 impl Ledger {
+    /// The ledger after a change was taken back before its run began; none where a later change
+    /// was accepted since, or this one is taken back already.
+    pub fn without_change(&self, key: &str) -> Option<Self> {
+        let newest = self.change.generation.to_string() == key && self.change.accepted.is_some();
+        let change = ChangeCursor { generation: self.change.generation, accepted: None };
+        newest.then(|| Self { change, ..self.clone() })
+    }
+
     /// Records a tick that did not run, joined to the record before where the reason is the same.
     pub fn skip(&mut self, trigger: TriggerKind, at: Timestamp, reason: Reason) {
         match self.skips.last_mut() {

@@ -5,6 +5,7 @@
 
 mod action;
 mod change;
+mod history;
 mod ledger;
 mod observed;
 mod planner;
@@ -13,6 +14,7 @@ mod run;
 mod ticks;
 
 pub use action::{Action, Claim, PipelinePlan, Plan};
+pub use history::prunable;
 pub use ledger::{ChangeCursor, Ledger, ScheduleCursor, SkipRecord};
 pub use observed::{Definition, Observed, PipelineFacts, RunFact, Seen};
 pub use planner::plan;

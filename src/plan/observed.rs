@@ -32,6 +32,8 @@ pub struct PipelineFacts<'a> {
     pub runs: &'a [RunFact],
     /// How long a source must stand still before a change counts.
     pub settle: Period,
+    /// What a person must provide before anything can start, such as a secret.
+    pub lacks: Option<&'a str>,
 }
 
 /// What a source shows of a pipeline.

@@ -37,7 +37,9 @@ pub fn plan(facts: &PipelineFacts<'_>, now: Timestamp) -> PipelinePlan {
         };
         planner.not(reason, message.clone(), None);
     }
-    if planner.actions.is_empty() && planner.not_done.is_empty() {
+    // What a later version will do says nothing about what this one has done.
+    let later = |not_done: &NotDone| not_done.reason == Reason::NotExecutedYet;
+    if planner.actions.is_empty() && planner.not_done.iter().all(later) {
         let next = planner.ledger.schedules.iter().filter_map(|cursor| cursor.next).min();
         let message =
             if next.is_some() { "all is answered until the next tick" } else { "all is answered" };
@@ -83,6 +85,12 @@ impl Planner<'_> {
                     let message = format!("nobody can say whether run {} has a host", run.name);
                     self.not(Reason::Unknown, message, None);
                 }
+                Observed::Absent if run.stop_requested => {
+                    let reason = "a person asked for it, and its host is gone".into();
+                    let (run, trigger) = (run.name.clone(), run.trigger.clone());
+                    self.actions.push(Action::Stop { run, trigger, reason });
+                    continue;
+                }
                 Observed::Absent => {
                     let reason = "its host was lost".into();
                     let (run, trigger) = (run.name.clone(), run.trigger.clone());
@@ -98,12 +106,16 @@ impl Planner<'_> {
                 self.actions.push(Action::Stop { run: name, trigger, reason });
                 continue;
             }
-            match &self.busy {
-                Some(other) => {
+            match (&self.busy, facts.lacks) {
+                (Some(other), _) => {
                     let message = format!("run {name} waits for run {other}");
                     self.not(Reason::Waiting, message, None);
                 }
-                None => {
+                (None, Some(lacks)) => {
+                    self.not(Reason::MissingSecret, format!("run {name} waits: {lacks}"), None);
+                    self.busy = Some(name.to_string());
+                }
+                (None, None) => {
                     self.busy = Some(name.to_string());
                     let reason = "it is the next in the queue".into();
                     self.actions.push(Action::Start { run: name, trigger, reason });
@@ -150,8 +162,10 @@ impl Planner<'_> {
                     crate::types::Period::from_seconds(late.unsigned_abs())
                 ));
             }
-            let start = self.busy.is_none();
-            if let Some(other) = &self.busy {
+            let start = self.busy.is_none() && self.facts.lacks.is_none();
+            if let Some(lacks) = self.facts.lacks {
+                because.push(format!("waiting: {lacks}"));
+            } else if let Some(other) = &self.busy {
                 because.push(format!("queued behind {other}"));
             }
             self.busy.get_or_insert_with(|| name.to_string());
@@ -220,6 +234,9 @@ impl Planner<'_> {
         if let Some(other) = &self.busy {
             let message = format!("after run {other}: {why}");
             return self.not(Reason::Waiting, message, None);
+        }
+        if let Some(lacks) = self.facts.lacks {
+            return self.not(Reason::MissingSecret, format!("{lacks}; waiting: {why}"), None);
         }
         let trigger = Trigger {
             kind: TriggerKind::Change,

@@ -20,6 +20,7 @@ struct World {
     now: Timestamp,
     changed_at: Timestamp,
     hosts_unknown: bool,
+    lacks: bool,
 }
 
 impl World {
@@ -39,6 +40,7 @@ impl World {
             now,
             changed_at: now,
             hosts_unknown: false,
+            lacks: false,
         }
     }
 
@@ -48,6 +50,7 @@ impl World {
             digest: Digest::of_bytes(self.script.as_bytes()),
             modified: None,
             outline: None,
+            declared: None,
         };
         let files: BTreeMap<_, _> = [("f/a.py".to_owned(), file)].into();
         let pipeline = &documents.pipelines[0];
@@ -72,6 +75,7 @@ impl World {
                 ledger: &self.ledger,
                 runs: &self.runs,
                 settle: Period::from_seconds(30),
+                lacks: self.lacks.then_some("MissingSecret: db"),
             },
             self.now,
         )

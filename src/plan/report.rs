@@ -4,12 +4,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::types::Timestamp;
 
 /// Why something is not done. The list is closed: the schema names each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Reason {
     /// All triggers are answered.
     UpToDate,
@@ -95,7 +96,7 @@ impl fmt::Display for Reason {
 }
 
 /// Something that is not done, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct NotDone {
     /// The pipeline, as a person names it.
     pub pipeline: String,

@@ -11,11 +11,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{PipelineFile, Snapshot, Source, SourceError};
-use crate::notebook::Notebook;
+use crate::notebook::{Notebook, parameters};
 use crate::notebook::diff::Outline;
-use crate::spec::fingerprint::{Files, InputMatcher, literal_prefix};
+use crate::spec::fingerprint::{InputMatcher, literal_prefix};
 use crate::spec::{self, Documents, FILE_NAMES, FileState, Pipeline, Problem, Work};
-use crate::types::{Hasher, Timestamp};
+use crate::types::{Digest, Hasher, Timestamp};
 
 /// An editor's temporary file that is older than this is a leftover.
 const LEFTOVER: i64 = 600;
@@ -42,18 +42,18 @@ impl DirectorySource {
         path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().into_owned()
     }
 
+    /// One pipeline file by its path from the root, whatever its name.
+    pub fn pipeline_file(&mut self, path: &str, now: Timestamp) -> PipelineFile {
+        self.read_pipeline_file(&self.root.join(path), now)
+    }
+
     fn read_pipeline_file(&mut self, path: &Path, now: Timestamp) -> PipelineFile {
         let shown = self.relative(path);
         let folder = path.parent().map(|folder| self.relative(folder)).unwrap_or_default();
-        let mut file = PipelineFile {
-            path: shown.clone(),
-            folder: folder.clone(),
-            text: None,
-            documents: Documents::default(),
-            files: Files::new(),
-            broken: Vec::new(),
-        };
-        let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let mut file = PipelineFile::new(&shown, &folder);
+        let metadata = std::fs::metadata(path);
+        file.newest = metadata.as_ref().ok().and_then(newest);
+        let size = metadata.map_or(0, |metadata| metadata.len());
         if let Some(problem) = spec::problem_if_huge(&shown, size) {
             file.documents.problems.push(problem);
             return file;
@@ -78,6 +78,10 @@ impl DirectorySource {
         let pipelines = std::mem::take(&mut file.documents.pipelines);
         for pipeline in &pipelines {
             self.read_named_files(pipeline, &mut file, now);
+            let text = file.text.as_deref().unwrap_or_default();
+            let problems =
+                spec::file_problems(pipeline, &file.path, text, &file.files, &file.broken);
+            file.documents.problems.extend(problems);
         }
         file.documents.pipelines = pipelines;
         file
@@ -109,6 +113,8 @@ impl DirectorySource {
         }
         for (path, required) in wanted {
             let full = self.root.join(&path);
+            let written = std::fs::metadata(&full).ok().as_ref().and_then(newest);
+            file.newest = file.newest.max(written);
             match self.read_file(&full, now) {
                 Ok(Some(state)) => {
                     file.files.insert(path, state);
@@ -179,6 +185,14 @@ impl DirectorySource {
     }
 }
 
+/// When a file was last written or changed in any other way.
+fn newest(metadata: &std::fs::Metadata) -> Option<Timestamp> {
+    let at = |seconds: i64, nanoseconds: i64| {
+        Timestamp::new(seconds, i32::try_from(nanoseconds).unwrap_or(0)).ok()
+    };
+    at(metadata.mtime(), metadata.mtime_nsec()).max(at(metadata.ctime(), metadata.ctime_nsec()))
+}
+
 fn read_notebook(path: &Path, modified: Option<Timestamp>) -> Result<FileState, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let mut hasher = Hasher::default();
@@ -186,7 +200,8 @@ fn read_notebook(path: &Path, modified: Option<Timestamp>) -> Result<FileState, 
     let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     let notebook = Notebook::read(&text).map_err(|error| error.to_string())?;
     let outline = Some(Outline::of(&notebook, None));
-    Ok(FileState { digest: hasher.finish(), modified, outline })
+    let declared = parameters::declared_names(&notebook);
+    Ok(FileState { digest: hasher.finish(), modified, outline, declared })
 }
 
 fn read_plain(path: &Path, modified: Option<Timestamp>) -> Result<FileState, String> {
@@ -199,7 +214,7 @@ fn read_plain(path: &Path, modified: Option<Timestamp>) -> Result<FileState, Str
             count => hasher.update(&buffer[..count]),
         }
     }
-    Ok(FileState { digest: hasher.finish(), modified, outline: None })
+    Ok(FileState { digest: hasher.finish(), modified, outline: None, declared: None })
 }
 
 /// Jupyter keeps `.~NAME` beside a file while it rewrites it in place.
@@ -228,7 +243,15 @@ impl Source for DirectorySource {
         let mut paths = Vec::new();
         let mut walk = walkdir::WalkDir::new(&start).sort_by_file_name().into_iter();
         while let Some(entry) = walk.next() {
-            let Ok(entry) = entry else { continue };
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    let folder = error.path().map(|path| self.relative(path));
+                    let why = error.io_error().map_or_else(|| "unreadable".into(), ToString::to_string);
+                    snapshot.unreadable.extend(folder.map(|folder| (folder, why)));
+                    continue;
+                }
+            };
             if entry.file_type().is_dir() && entry.depth() > 0 {
                 if is_skipped(entry.path()) {
                     walk.skip_current_dir();
@@ -254,5 +277,16 @@ impl Source for DirectorySource {
             snapshot.files.push(file);
         }
         Ok(snapshot)
+    }
+
+    fn digest(&mut self, path: &str) -> Option<Digest> {
+        let full = self.root.join(path);
+        self.read_file(&full, Timestamp::MAX).ok().flatten().map(|state| state.digest)
+    }
+
+    fn named_files(&mut self, pipeline: &Pipeline, file: &str, now: Timestamp) -> PipelineFile {
+        let mut named = PipelineFile::new(file, pipeline.folder());
+        self.read_named_files(pipeline, &mut named, now);
+        named
     }
 }

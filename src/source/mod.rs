@@ -6,8 +6,8 @@ mod directory;
 
 pub use directory::DirectorySource;
 
-use crate::spec::{Documents, fingerprint::Files};
-use crate::types::Timestamp;
+use crate::spec::{Documents, Pipeline, fingerprint::Files};
+use crate::types::{Digest, Timestamp};
 
 /// What a source shows at one moment.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +16,8 @@ pub struct Snapshot {
     pub files: Vec<PipelineFile>,
     /// Folders that another state manages.
     pub elsewhere: Vec<String>,
+    /// Folders that could not be read, with the reason: what lies there is unknown, not gone.
+    pub unreadable: Vec<(String, String)>,
 }
 
 /// A pipeline file and the files that its pipelines name.
@@ -33,6 +35,23 @@ pub struct PipelineFile {
     pub files: Files,
     /// Named files that are not there or not whole, with the reason.
     pub broken: Vec<(String, String)>,
+    /// When the newest of these files was last written or changed, by the file system.
+    pub newest: Option<Timestamp>,
+}
+
+impl PipelineFile {
+    /// A file of which nothing is known yet.
+    pub fn new(path: &str, folder: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            folder: folder.to_owned(),
+            text: None,
+            documents: Documents::default(),
+            files: Files::new(),
+            broken: Vec::new(),
+            newest: None,
+        }
+    }
 }
 
 /// Why a source cannot be looked at.
@@ -52,4 +71,10 @@ pub trait Source {
     /// # Errors
     /// The source as a whole cannot be read; nothing follows from that.
     fn look(&mut self, now: Timestamp) -> Result<Snapshot, SourceError>;
+
+    /// The digest of one file as it is now; none where it cannot be read.
+    fn digest(&mut self, path: &str) -> Option<Digest>;
+
+    /// The files that a pipeline names, as they are now, in a file that holds nothing else.
+    fn named_files(&mut self, pipeline: &Pipeline, file: &str, now: Timestamp) -> PipelineFile;
 }

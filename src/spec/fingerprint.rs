@@ -24,6 +24,8 @@ pub struct FileState {
     pub modified: Option<Timestamp>,
     /// Of a notebook the cells that count.
     pub outline: Option<Outline>,
+    /// Of a notebook the parameters that it declares, where that can be told.
+    pub declared: Option<Vec<String>>,
 }
 
 /// Files by path, relative to the source's root.
@@ -63,6 +65,14 @@ impl Fingerprint {
         let steps = BTreeMap::new();
         let digest = Digest::of_json("jupyterflow/pipeline/v1", &json!(null));
         Self { digest, steps, outlines: BTreeMap::new() }
+    }
+
+    /// The scripts and inputs of a step, by their paths from the pipeline file's folder.
+    pub fn files_of_step(&self, step: &str) -> Vec<(String, Digest)> {
+        let key = self.steps.get(step).and_then(Value::as_object);
+        let maps = ["scripts", "inputs"].iter().filter_map(|word| key?.get(*word)?.as_object());
+        let files = maps.flatten();
+        files.filter_map(|(path, digest)| Some((path.clone(), digest.as_str()?.parse().ok()?))).collect()
     }
 
     /// What changed since an earlier one, in words, most telling first.
@@ -344,7 +354,7 @@ mod tests {
     use crate::spec::parse;
 
     fn file(text: &str) -> FileState {
-        FileState { digest: Digest::of_bytes(text.as_bytes()), modified: None, outline: None }
+        FileState { digest: Digest::of_bytes(text.as_bytes()), modified: None, outline: None, declared: None }
     }
 
     fn print(yaml: &str, files: &[(&str, &str)]) -> Fingerprint {

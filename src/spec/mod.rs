@@ -5,6 +5,7 @@
 
 mod command;
 mod deploy;
+mod files;
 pub mod fingerprint;
 mod flow;
 mod graph;
@@ -23,9 +24,11 @@ mod yaml;
 
 pub use command::{Script, Variable, script_words};
 pub use deploy::{Deployment, Gate, Incumbent, Operand};
+pub use files::file_problems;
 pub use fingerprint::{FileState, Fingerprint};
 pub use flow::parse as parse_flow;
 pub use graph::Graph;
+pub use hints::nearest as hints_nearest;
 pub use import::{is_workflow, read_workflow};
 pub use path::RelativePath;
 pub use pipeline::{

@@ -138,6 +138,9 @@ pub struct Step {
     pub(super) timeout: Option<Period>,
     pub(super) retries: u64,
     pub(super) interruptions: u64,
+    /// Line and column of what it executes, and of each of its parameters, for messages.
+    pub(super) work_place: (u32, u32),
+    pub(super) param_places: IndexMap<String, (u32, u32)>,
 }
 
 /// What a step does.

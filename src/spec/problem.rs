@@ -4,10 +4,11 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// How bad.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The file is used; a person should know.
@@ -16,8 +17,18 @@ pub enum Severity {
     Error,
 }
 
+impl Severity {
+    /// The word that stands before a message.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// One problem, with its place in the file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// Path of the file, relative to the source's root.
@@ -33,6 +44,9 @@ pub struct Problem {
     /// What to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Whether `--strict` makes an error of it.
+    #[serde(skip)]
+    pub strict: bool,
     /// The line of the file, for people.
     #[serde(skip)]
     pub source_line: Option<String>,
@@ -48,6 +62,7 @@ impl Problem {
             severity: Severity::Error,
             message: message.into(),
             hint: None,
+            strict: false,
             source_line: None,
         }
     }
@@ -62,10 +77,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
+        let severity = self.severity.word();
         if self.line == 0 {
             write!(formatter, "{}: {severity}: {}", self.file, self.message)?;
         } else {

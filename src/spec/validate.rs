@@ -282,6 +282,16 @@ impl Reader<'_> {
             timeout: text(node, "timeout").and_then(|text| text.parse().ok()),
             retries: number("retries", 0),
             interruptions: number("interruptions", 3),
+            work_place: ["notebook", "run", "resource"]
+                .iter()
+                .find_map(|key| node.get(key))
+                .map_or((place.line, place.column), |node| (node.place.line, node.place.column)),
+            param_places: ["params", "sweep"]
+                .iter()
+                .filter_map(|key| node.get(key))
+                .flat_map(Node::entries)
+                .map(|(key, _)| (key.text.clone(), (key.place.line, key.place.column)))
+                .collect(),
         };
         Some(Draft {
             step,

@@ -143,16 +143,22 @@ pub trait Store {
     fn runs_of(&self, pipeline: &PipelineId) -> Result<Vec<StoredRun>, StoreError>;
     /// All runs, newest first, at most so many.
     fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError>;
+    /// Pipelines with a run that has not ended, whether they have a row or not.
+    fn busy_pipelines(&self) -> Result<Vec<PipelineId>, StoreError>;
+    /// Rises whenever another look could give another plan.
+    fn pulse(&self) -> Result<i64, StoreError>;
     /// One run with its steps.
     fn run(&self, name: &str) -> Result<Option<StoredRun>, StoreError>;
     /// Writes a pipeline and its claims in one durable step.
     fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError>;
-    /// Inserts a run that a person asked for.
-    fn request(&mut self, run: &StoredRun) -> Result<(), StoreError>;
+    /// Inserts a run that a person asked for, with steps whose earlier results it keeps.
+    fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError>;
     /// Asks for the end of a run.
     fn request_stop(&mut self, run: &RunName) -> Result<(), StoreError>;
     /// Writes where a run stands; what ended stays as it ended.
     fn update_run(&mut self, run: &Run) -> Result<(), StoreError>;
+    /// Writes what a run executes, where it was not as recorded when the run began.
+    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<(), StoreError>;
     /// The steps of a run.
     fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError>;
     /// Writes steps of a run.

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use rustix::fs::FlockOperation;
 
 use super::{Commit, FileText, RunSpec, StepState, Store, StoreError, StoredPipeline, StoredRun};
@@ -34,10 +34,15 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_of ON runs (source, folder, pipeline, open, seq);
 CREATE TABLE steps (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
     run TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
-    PRIMARY KEY (run, name)
-) WITHOUT ROWID;
+    UNIQUE (run, name)
+);
 ";
+
+/// Tells whoever waits that another look could give another plan.
+const PULSE: &str = "INSERT INTO meta VALUES ('pulse', '1')
+    ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1";
 
 /// Which journal the database keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +116,62 @@ impl SqliteStore {
         store.prepare(root)?;
         drop(lock);
         Ok(store)
+    }
+
+    /// Opens a state for reading only: it may lie on a medium that cannot be written, and nothing
+    /// of it is created or migrated. None where there is none.
+    ///
+    /// # Errors
+    /// The state cannot be read, or is of another version.
+    pub fn open_to_read(folder: &Path) -> Result<Option<Self>, StoreError> {
+        let file = folder.join("state.db");
+        if !file.exists() {
+            return Ok(None);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let open = |path: &str| -> rusqlite::Result<(Connection, i64)> {
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(Duration::from_secs(30))?;
+            let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            Ok((connection, version))
+        };
+        let path = file.display().to_string();
+        // Without the right to write, the log beside the file cannot be shared: what was merged
+        // into the file is all that there is.
+        let escaped = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        let opened = open(&path).or_else(|_| open(&format!("file:{escaped}?immutable=1")));
+        let (connection, found) = opened.map_err(|error| StoreError::Database {
+            folder: folder.display().to_string(),
+            message: error.to_string(),
+        })?;
+        if found > VERSION {
+            let folder = folder.display().to_string();
+            return Err(StoreError::Newer { folder, found, known: VERSION });
+        }
+        Ok((found == VERSION).then(|| Self { connection, folder: folder.to_owned() }))
+    }
+
+    /// A state that nobody keeps, for looks at a place that has none.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let folder = PathBuf::from("memory");
+        let broken = |error: rusqlite::Error| StoreError::Database {
+            folder: "memory".into(),
+            message: error.to_string(),
+        };
+        let connection = Connection::open_in_memory().map_err(broken)?;
+        connection.execute_batch(TABLES).map_err(broken)?;
+        Ok(Self { connection, folder })
+    }
+
+    /// The root that the state serves.
+    pub fn root(&self) -> Option<PathBuf> {
+        self.connection
+            .query_row("SELECT value FROM meta WHERE key = 'root'", [], |row| row.get(0))
+            .map(|root: String| PathBuf::from(root))
+            .ok()
     }
 
     /// The folder of the state.
@@ -197,6 +258,7 @@ impl SqliteStore {
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let result = write(&transaction)?;
             if result.is_ok() {
+                transaction.prepare_cached(PULSE)?.execute([])?;
                 transaction.commit()?;
             }
             Ok(result)
@@ -270,6 +332,20 @@ fn insert_run(
     Ok(Ok(()))
 }
 
+fn insert_step(
+    transaction: &Transaction<'_>,
+    run: &RunName,
+    step: &StepState,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO steps (run, name, state) VALUES (?1, ?2, ?3)
+             ON CONFLICT (run, name) DO UPDATE SET state = excluded.state",
+        )?
+        .execute(params![run.as_str(), step.record.name, text(step)])
+        .map(|_| ())
+}
+
 impl Store for SqliteStore {
     fn pipelines(&self) -> Result<Vec<StoredPipeline>, StoreError> {
         let read = |row: &Row<'_>| {
@@ -310,6 +386,28 @@ impl Store for SqliteStore {
     fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read_runs("ORDER BY seq DESC LIMIT ?1", [limit])
+    }
+
+    fn busy_pipelines(&self) -> Result<Vec<PipelineId>, StoreError> {
+        let query = "SELECT DISTINCT source, folder, pipeline FROM runs WHERE open = 1";
+        let mut statement =
+            self.connection.prepare_cached(query).map_err(|error| self.broken(&error))?;
+        let read = |row: &Row<'_>| {
+            let name: String = row.get(2)?;
+            let (source, folder) = (row.get(0)?, row.get(1)?);
+            Ok(name.parse().ok().map(|name| PipelineId { source, folder, name }))
+        };
+        let rows = statement.query_map([], read).map_err(|error| self.broken(&error))?;
+        let rows: rusqlite::Result<Vec<_>> = rows.collect();
+        Ok(rows.map_err(|error| self.broken(&error))?.into_iter().flatten().collect())
+    }
+
+    fn pulse(&self) -> Result<i64, StoreError> {
+        self.connection
+            .prepare_cached("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'pulse'")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
+            .map(|pulse| pulse.unwrap_or(0))
+            .map_err(|error| self.broken(&error))
     }
 
     fn run(&self, name: &str) -> Result<Option<StoredRun>, StoreError> {
@@ -355,8 +453,13 @@ impl Store for SqliteStore {
         })
     }
 
-    fn request(&mut self, run: &StoredRun) -> Result<(), StoreError> {
-        self.durably(|transaction| insert_run(transaction, run))
+    fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError> {
+        self.durably(|transaction| {
+            for step in kept {
+                insert_step(transaction, &run.run.name, step)?;
+            }
+            insert_run(transaction, run)
+        })
     }
 
     fn request_stop(&mut self, run: &RunName) -> Result<(), StoreError> {
@@ -383,10 +486,18 @@ impl Store for SqliteStore {
         write(&self.connection).map_err(|error| self.broken(&error))
     }
 
+    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<(), StoreError> {
+        self.durably(|transaction| {
+            transaction
+                .execute("UPDATE runs SET spec = ?2 WHERE name = ?1", params![run.as_str(), text(spec)])
+                .map(|_| Ok(()))
+        })
+    }
+
     fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError> {
         let mut statement = self
             .connection
-            .prepare_cached("SELECT state FROM steps WHERE run = ?1")
+            .prepare_cached("SELECT state FROM steps WHERE run = ?1 ORDER BY seq")
             .map_err(|error| self.broken(&error))?;
         let rows = statement
             .query_map([run.as_str()], |row| json::<StepState>(row, 0))
@@ -398,12 +509,8 @@ impl Store for SqliteStore {
         let write = |connection: &mut Connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            {
-                let mut statement = transaction
-                    .prepare_cached("INSERT OR REPLACE INTO steps VALUES (?1, ?2, ?3)")?;
-                for step in steps {
-                    statement.execute(params![run.as_str(), step.record.name, text(step)])?;
-                }
+            for step in steps {
+                insert_step(&transaction, run, step)?;
             }
             transaction.commit()
         };

@@ -72,7 +72,7 @@ fn what_ended_stays_as_it_ended() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
     let mut request = stored("a");
-    store.request(&request).unwrap();
+    store.request(&request, &[]).unwrap();
     request.run.phase = Phase::Succeeded;
     store.update_run(&request.run).unwrap();
     request.run.phase = Phase::Running;

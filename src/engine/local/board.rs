@@ -204,6 +204,11 @@ impl<'a> Board<'a> {
         attempt
     }
 
+    /// Says something of an attempt that is at work.
+    pub fn note(&mut self, task: Task, words: String) {
+        self.slot_mut(task).state.record.message = Some(words);
+    }
+
     /// Records how an attempt ended, and what follows from it.
     pub fn finish(&mut self, task: Task, end: AttemptEnd, now: Timestamp) {
         let step = &self.pipeline.steps()[task.step];

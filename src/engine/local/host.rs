@@ -3,9 +3,8 @@
 //! Owns the loop over the board: start what is ready while slots are free, record, wait. It can be
 //! killed at any moment: the next host goes on from what is recorded.
 
-#![expect(clippy::disallowed_methods, reason = "copies notebooks and reads secrets")]
+#![expect(clippy::disallowed_methods, reason = "copies notebooks")]
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,20 +16,49 @@ use super::board::{AttemptEnd, Board, Task};
 use super::leftovers::{Places, step_folder, write_run_document};
 use super::slots::{Slot, Slots};
 use super::values::Scope;
-use crate::plan::{Phase, Run, StepRecord};
-use crate::spec::{self, Pipeline, Step, Work};
-use crate::store::{SqliteStore, StepState, Store, StoreError, StoredRun};
-use crate::types::{RunName, Timestamp};
+use crate::plan::{Phase, Reason, Run, StepRecord};
+use crate::source::Source;
+use crate::spec::{self, Fingerprint, Pipeline, Step, Work};
+use crate::store::{Commit, RunSpec, StepState, Store, StoreError};
+use crate::types::{Digest, PipelineId, RunName, Timestamp, TriggerKind};
 
 /// How often a host looks for a stop.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long files that are being written may take to be whole before a run begins.
+const WHOLE_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a run finds when it begins.
+enum Present {
+    /// Its files, copied.
+    Taken,
+    /// Other files than it was claimed for.
+    MovedOn,
+    /// Files that are not whole.
+    Broken(String),
+}
+
+/// What a host works with.
+pub struct Hosting<'a> {
+    /// The state's folder.
+    pub state: &'a Path,
+    /// The source's root.
+    pub root: &'a Path,
+    /// The run.
+    pub run: &'a RunName,
+    /// The limit on parallel steps over all hosts.
+    pub jobs: usize,
+    /// The durable memory.
+    pub store: Box<dyn Store>,
+    /// Where the run's files come from.
+    pub source: Box<dyn Source>,
+}
 
 /// Hosts a run to its end; returns the exit code of the process.
 ///
 /// # Errors
 /// The state cannot be used.
-pub fn host(state: &Path, root: &Path, name: &RunName, jobs: usize) -> Result<i32, StoreError> {
-    let mut store = SqliteStore::open(state, root)?;
+pub fn host(hosting: Hosting<'_>) -> Result<i32, StoreError> {
+    let Hosting { state, root, run: name, jobs, mut store, source } = hosting;
     let Some(stored) = store.run(name.as_str())? else { return Ok(0) };
     if stored.run.phase.is_ended() {
         return Ok(0);
@@ -60,7 +88,10 @@ pub fn host(state: &Path, root: &Path, name: &RunName, jobs: usize) -> Result<i3
         pipeline: &pipeline,
         board: Board::new(&pipeline, steps, Timestamp::now(), log),
         run: stored.run.clone(),
+        spec: stored.spec,
+        id: stored.pipeline,
         store,
+        source,
         slots,
         events: channel(),
         at_work: Vec::new(),
@@ -68,7 +99,7 @@ pub fn host(state: &Path, root: &Path, name: &RunName, jobs: usize) -> Result<i3
         told: Arc::new(AtomicBool::new(false)),
         document_due: Instant::now(),
     };
-    host.run_to_end(&stored)
+    host.run_to_end()
 }
 
 struct Host<'a> {
@@ -77,7 +108,10 @@ struct Host<'a> {
     pipeline: &'a Pipeline,
     board: Board<'a>,
     run: Run,
-    store: SqliteStore,
+    spec: RunSpec,
+    id: PipelineId,
+    store: Box<dyn Store>,
+    source: Box<dyn Source>,
     slots: Slots,
     events: (Sender<(Task, AttemptEnd)>, Receiver<(Task, AttemptEnd)>),
     at_work: Vec<(Task, Slot)>,
@@ -89,7 +123,7 @@ struct Host<'a> {
 }
 
 impl Host<'_> {
-    fn run_to_end(&mut self, stored: &StoredRun) -> Result<i32, StoreError> {
+    fn run_to_end(&mut self) -> Result<i32, StoreError> {
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
             // Without a handler the signal ends the host, which the next one can bear.
             let _ = signal_hook::flag::register(signal, Arc::clone(&self.told));
@@ -97,10 +131,19 @@ impl Host<'_> {
         let name = self.run.name.clone();
         let results = super::leftovers::results_folder(self.pipeline.folder(), name.as_str());
         let made = std::fs::create_dir_all(self.root.join(&results));
-        let prepared = made.map_err(|error| format!("failed to make {results}: {error}"));
-        if let Err(message) = prepared.and_then(|()| self.copy_notebooks(stored)) {
-            self.run.message = Some(message);
+        if let Err(error) = made {
+            self.run.message = Some(format!("failed to make {results}: {error}"));
             return self.end(Phase::Failed);
+        }
+        if self.run.started_at.is_none() {
+            match self.meet_the_present()? {
+                Present::Taken => {}
+                Present::MovedOn => return self.withdraw(),
+                Present::Broken(message) => {
+                    self.run.message = Some(message);
+                    return self.end(Phase::Failed);
+                }
+            }
         }
         self.run.phase = Phase::Running;
         self.run.started_at.get_or_insert(Timestamp::now());
@@ -149,22 +192,85 @@ impl Host<'_> {
         }
     }
 
-    /// The run executes copies: an edit while it runs is the next run's.
-    fn copy_notebooks(&mut self, stored: &StoredRun) -> Result<(), String> {
-        for step in self.pipeline.steps() {
-            let Work::Notebook(path) = step.work() else { continue };
-            let copy = self.copy_of(path.as_str());
-            if copy.is_file() {
-                continue;
+    /// Copies the run's notebooks: an edit while it runs is the next run's. Says whether they,
+    /// and all other files, are what the run was claimed for.
+    fn meet_the_present(&mut self) -> Result<Present, StoreError> {
+        let patience = Instant::now() + WHOLE_WITHIN;
+        let (named, mut reason) = loop {
+            let mut torn = None;
+            let mut copies = Vec::new();
+            for step in self.pipeline.steps() {
+                let Work::Notebook(path) = step.work() else { continue };
+                match self.copy_notebook(path.as_str()) {
+                    Ok(digest) => copies.push((path.as_str(), digest)),
+                    Err(message) => torn = torn.or(Some(message)),
+                }
             }
-            let folder = copy.parent().unwrap_or(self.state);
-            std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-            let bytes = std::fs::read(self.root.join(path.as_str()))
-                .map_err(|error| format!("failed to read {path}: {error}"))?;
-            crate::executor::write_whole(&copy, &bytes).map_err(|error| error.to_string())?;
+            let file = &self.spec.definition.file;
+            let named = self.source.named_files(self.pipeline, file, Timestamp::now());
+            let same = |(path, digest): &(&str, Digest)| {
+                named.files.get(*path).is_some_and(|state| state.digest == *digest)
+            };
+            if let Some((path, why)) = named.broken.first() {
+                torn = torn.or_else(|| Some(format!("{path}: {why}")));
+            } else if !copies.iter().all(same) {
+                torn = torn.or_else(|| Some("the notebooks are being written".into()));
+            }
+            if torn.is_none() || Instant::now() > patience {
+                break (named, torn);
+            }
+            std::thread::sleep(LOOK);
+        };
+        if let Some(message) = reason.take() {
+            return Ok(Present::Broken(message));
         }
-        let _ = stored;
-        Ok(())
+        let present = Fingerprint::new(self.pipeline, &named.files);
+        let recorded = self.spec.fingerprint.as_ref();
+        if recorded.is_none_or(|recorded| recorded.digest == present.digest) {
+            return Ok(Present::Taken);
+        }
+        if self.run.trigger.kind == TriggerKind::Change {
+            return Ok(Present::MovedOn);
+        }
+        self.run.revision = present.digest.to_string();
+        self.spec.fingerprint = Some(present);
+        self.store.update_spec(&self.run.name, &self.spec)?;
+        Ok(Present::Taken)
+    }
+
+    fn copy_notebook(&self, path: &str) -> Result<Digest, String> {
+        let copy = self.copy_of(path);
+        let folder = copy.parent().unwrap_or(self.state);
+        std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+        let bytes = std::fs::read(self.root.join(path))
+            .map_err(|error| format!("failed to read {path}: {error}"))?;
+        crate::executor::write_whole(&copy, &bytes).map_err(|error| error.to_string())?;
+        Ok(Digest::of_bytes(&bytes))
+    }
+
+    /// Ends a change run whose files moved on before it began: whatever stands next, the same
+    /// content included, is a new change.
+    fn withdraw(&mut self) -> Result<i32, StoreError> {
+        loop {
+            let rows = self.store.pipelines()?;
+            let Some(row) = rows.into_iter().find(|row| row.id == self.id) else { break };
+            let Some(ledger) = row.ledger.without_change(&self.run.trigger.key) else { break };
+            let written = self.store.commit(&Commit {
+                id: &self.id,
+                version: Some(row.version),
+                ledger: &ledger,
+                definition: row.definition.as_ref(),
+                claims: Vec::new(),
+            });
+            match written {
+                Err(StoreError::Conflict) => {}
+                other => break other?,
+            }
+        }
+        self.board.stop(Timestamp::now());
+        self.run.reason = Some(Reason::Superseded.to_string());
+        self.run.message = Some("files moved on before the run began".into());
+        self.end(Phase::Skipped)
     }
 
     fn copy_of(&self, path: &str) -> PathBuf {
@@ -175,6 +281,9 @@ impl Host<'_> {
         for task in self.board.ready(now) {
             let Some(slot) = self.slots.take() else { return Ok(()) };
             let attempt = self.board.begin(task, now);
+            if let Some(words) = self.moved_files(task) {
+                self.board.note(task, words);
+            }
             self.record(task)?;
             let sender = self.events.0.clone();
             let stop = Arc::clone(&self.stop);
@@ -209,6 +318,23 @@ impl Host<'_> {
         } else {
             self.record_all()
         }
+    }
+
+    /// Files of a step that are no longer what the run recorded: they are used as they stand.
+    fn moved_files(&mut self, task: Task) -> Option<String> {
+        let step = self.pipeline.steps()[task.step].name();
+        let recorded = self.spec.fingerprint.as_ref()?.files_of_step(step);
+        let moved = recorded.into_iter().filter_map(|(path, digest)| {
+            let full = spec::RelativePath::resolve(self.pipeline.folder(), &path).ok()?;
+            let present = self.source.digest(full.as_str());
+            (present.as_ref() != Some(&digest)).then(|| {
+                let present = present.map_or_else(|| "gone".into(), |digest| digest.to_string());
+                format!("{path} is now {present}")
+            })
+        });
+        let moved: Vec<String> = moved.collect();
+        let reason = Reason::SourceChanged;
+        (!moved.is_empty()).then(|| format!("{reason}: {}", moved.join(", ")))
     }
 
     fn record(&mut self, task: Task) -> Result<(), StoreError> {
@@ -257,7 +383,7 @@ impl Host<'_> {
             env.push((name.clone(), scope.text(value, &params)?));
         }
         for (name, secret) in step.secrets() {
-            env.push((name.clone(), read_secret(&secret.secret, &secret.key)?));
+            env.push((name.clone(), super::secrets::read(secret)?));
         }
         let mut is_notebook = false;
         let command = match step.work() {
@@ -313,9 +439,10 @@ impl Host<'_> {
             text(&self.root.join(step.workdir().as_str())),
         ];
         if !params.is_empty() {
-            // JSON is YAML, so that one option takes values of every type.
+            // JSON is YAML, so that one file takes values of every type and of any length.
             let values = serde_json::to_string(params).map_err(|error| error.to_string())?;
-            command.extend(["-y".into(), values]);
+            std::fs::write(&places.params, values).map_err(|error| error.to_string())?;
+            command.extend(["-f".into(), text(&places.params)]);
         }
         if let Some(kernel) = step.kernel() {
             command.extend(["-k".into(), kernel.to_owned()]);
@@ -367,24 +494,4 @@ impl Host<'_> {
         let _ = write_run_document(self.root, self.pipeline.folder(), &self.run);
         self.document_due = Instant::now() + Duration::from_secs(1).max(begin.elapsed() * 20);
     }
-}
-
-/// A secret from `$JUPYTERFLOW_SECRETS/SECRET/KEY`, which only its owner may read.
-fn read_secret(secret: &str, key: &str) -> Result<String, String> {
-    if [secret, key].iter().any(|part| part.contains('/') || part.starts_with('.')) {
-        return Err(format!("MissingSecret: {secret}/{key} is no name of a secret"));
-    }
-    let folder = std::env::var_os("JUPYTERFLOW_SECRETS").ok_or_else(|| {
-        format!("MissingSecret: {secret}: set $JUPYTERFLOW_SECRETS to the secrets' folder")
-    })?;
-    let path = Path::new(&folder).join(secret).join(key);
-    let shown = path.display();
-    let metadata = std::fs::metadata(&path)
-        .map_err(|error| format!("MissingSecret: failed to read {shown}: {error}"))?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(format!("MissingSecret: {shown} may be read by others: chmod 0600 it"));
-    }
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| format!("MissingSecret: failed to read {shown}: {error}"))?;
-    Ok(text.trim_end_matches('\n').to_owned())
 }

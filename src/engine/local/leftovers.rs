@@ -55,6 +55,8 @@ pub struct Places {
     pub lines: PathBuf,
     /// What `exec` reports.
     pub report: PathBuf,
+    /// The parameters of a notebook.
+    pub params: PathBuf,
     /// The log.
     pub log: PathBuf,
 }
@@ -87,14 +89,16 @@ impl Places {
         let report = scratch.join(format!("{key}.json"));
         std::fs::write(&lines, "")?;
         let _ = std::fs::remove_file(&report);
+        let params = scratch.join(format!("{key}.params.json"));
         let log = folder.join("log");
-        Ok(Self { relative, folder, files, lines, report, log })
+        Ok(Self { relative, folder, files, lines, report, params, log })
     }
 
     /// Removes what only the attempt needed.
     pub fn clean(&self) {
         let _ = std::fs::remove_file(&self.lines);
         let _ = std::fs::remove_file(&self.report);
+        let _ = std::fs::remove_file(&self.params);
     }
 }
 

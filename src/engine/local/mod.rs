@@ -15,6 +15,7 @@ mod environment;
 mod host;
 mod leftovers;
 pub mod processes;
+mod secrets;
 mod slots;
 mod supervisor;
 mod values;
@@ -29,9 +30,10 @@ use rustix::process::Signal;
 
 use super::{Engine, EngineError};
 use crate::plan::Observed;
+use crate::spec::Pipeline;
 use crate::types::RunName;
 
-pub use host::host;
+pub use host::{Hosting, host};
 pub use leftovers::{results_folder, write_run_document};
 pub use supervisor::supervise;
 
@@ -52,6 +54,13 @@ impl LocalEngine {
         Self { state, root, jobs, foreground, supervisors: Vec::new() }
     }
 
+    /// Ends the host of a run at once, with all that it started.
+    pub fn kill(&mut self, run: &RunName) {
+        for process in processes::carrying(processes::SUPERVISOR_VARIABLE, run.as_str()) {
+            let _ = rustix::process::kill_process(process, Signal::QUIT);
+        }
+    }
+
     fn spawn(&self, run: &RunName) -> std::io::Result<Child> {
         let folder = self.state.join("hosts");
         std::fs::create_dir_all(&folder)?;
@@ -69,6 +78,7 @@ impl LocalEngine {
             .arg("--jobs")
             .arg(self.jobs.to_string())
             .arg(run.as_str())
+            .env(processes::SUPERVISOR_VARIABLE, run.as_str())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -118,8 +128,17 @@ impl Engine for LocalEngine {
         Ok(())
     }
 
-    fn stop(&mut self, _run: &RunName) -> Result<(), EngineError> {
-        // The host looks for the recorded stop several times a second.
-        Ok(())
+    fn lacks(&self, pipeline: &Pipeline) -> Option<String> {
+        secrets::missing(pipeline)
+    }
+
+    fn stop(&mut self, run: &RunName) -> Result<(), EngineError> {
+        // A host looks for the recorded stop several times a second. Without one, whatever it
+        // left behind ends now.
+        if self.observe(run) != Observed::Absent {
+            return Ok(());
+        }
+        let failed = |message| EngineError { what: "stop", run: run.clone(), message };
+        processes::end_all_of_run(run.as_str()).map_err(failed)
     }
 }

@@ -12,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// The variable that every process of a run carries.
 pub const RUN_VARIABLE: &str = "JUPYTERFLOW_RUN";
 
+/// The variable that the supervisor of a run carries.
+pub const SUPERVISOR_VARIABLE: &str = "JUPYTERFLOW_SUPERVISED";
+
 /// All processes whose environment holds `name=value`, but for this one.
 pub fn carrying(name: &str, value: &str) -> Vec<Pid> {
     let wanted = format!("{name}={value}");

@@ -48,9 +48,12 @@ pub fn supervise(state: &Path, root: &Path, run: &RunName, jobs: usize) -> Resul
         signal_hook::flag::register(signal, Arc::clone(&ended))
             .map_err(|error| error.to_string())?;
     }
+    let at_once = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGQUIT, Arc::clone(&at_once))
+        .map_err(|error| error.to_string())?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
-    command.arg("internal-host").arg("--state").arg(state).arg("--root").arg(root);
+    command.env_remove(processes::SUPERVISOR_VARIABLE).arg("internal-host").arg("--state").arg(state).arg("--root").arg(root);
     command.arg("--jobs").arg(jobs.to_string()).arg(run.as_str());
     // SAFETY: between fork and exec only one system call is made, which is async-signal-safe.
     unsafe {
@@ -65,6 +68,9 @@ pub fn supervise(state: &Path, root: &Path, run: &RunName, jobs: usize) -> Resul
     let code = loop {
         if ended.load(Ordering::Relaxed) && !std::mem::replace(&mut told, true) {
             let _ = kill_process(host, Signal::TERM);
+        }
+        if at_once.load(Ordering::Relaxed) {
+            let _ = kill_process(host, Signal::KILL);
         }
         // Inherited children are reaped too, or they would stay as zombies until the end.
         match wait(WaitOptions::NOHANG) {

@@ -44,6 +44,14 @@ pub fn declared(notebook: &Notebook) -> Option<Vec<Declared>> {
     Some(groups.iter().filter_map(|group| parse(&flatten(group))).collect())
 }
 
+/// The names that a notebook declares: none at all where it has no cell tagged `parameters`, and
+/// no answer where its language is one that cannot be read.
+pub fn declared_names(notebook: &Notebook) -> Option<Vec<String>> {
+    let language = notebook.language().unwrap_or_else(|| "python".into());
+    let names = declared(notebook).unwrap_or_default().into_iter().map(|one| one.name);
+    language.eq_ignore_ascii_case("python").then(|| names.collect())
+}
+
 /// Joins the lines of one assignment; comments count on its last line only.
 fn flatten(group: &[&str]) -> String {
     let last = group.len() - 1;

@@ -8,7 +8,7 @@ mod inject;
 mod translate;
 mod value;
 
-pub use infer::{Declared, declared};
+pub use infer::{Declared, declared, declared_names};
 pub use inject::{InjectError, Injected, inject};
 pub use translate::{Language, TranslateError};
 pub use value::Parameter;

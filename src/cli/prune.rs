@@ -1,0 +1,90 @@
+//! `prune` and `delete`: ended runs that nobody needs any more, with their results.
+
+#![expect(clippy::disallowed_methods, reason = "removes results folders")]
+
+use std::path::PathBuf;
+
+use super::error::{CliError, Code};
+use super::global::Global;
+use super::print;
+use super::session::{LocalEngineOptions, Session};
+use crate::engine::local::results_folder;
+use crate::plan::{prunable, Run};
+use crate::store::{Store, StoredRun};
+use crate::types::Timestamp;
+
+/// Remove ended runs beyond each pipeline's `history`, with their results
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A folder
+    #[arg(default_value = ".")]
+    path: PathBuf,
+    /// Say what would be removed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Remove one ended run with its results
+#[derive(clap::Args, Debug)]
+pub struct Delete {
+    /// The run's name, or the beginning of it
+    run: String,
+    /// The folder whose state is meant
+    #[arg(long, default_value = ".", value_name = "PATH")]
+    path: PathBuf,
+}
+
+/// Runs `prune`.
+pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
+    let mut session = Session::to_write(global, &args.path, LocalEngineOptions::default())?;
+    let look = session.look_twice(Timestamp::now)?;
+    let all = session.store.runs(usize::MAX)?;
+    let mut going: Vec<StoredRun> = Vec::new();
+    for (id, seeing) in look.pipelines() {
+        let Some(pipeline) = &seeing.pipeline else { continue };
+        let own: Vec<&StoredRun> = all.iter().filter(|stored| stored.pipeline == *id).collect();
+        let runs: Vec<&Run> = own.iter().map(|stored| &stored.run).collect();
+        let names = prunable(&runs, pipeline.history());
+        going.extend(own.into_iter().filter(|stored| names.contains(&stored.run.name)).cloned());
+    }
+    if !args.dry_run {
+        remove(&mut session, &going)?;
+    }
+    let names = || going.iter().map(|stored| stored.run.name.to_string()).collect::<Vec<_>>();
+    let verb = if args.dry_run { "would be removed" } else { "removed" };
+    let words = || format!("{}{} runs {verb}", names().iter().map(|name| format!("{name}\n")).collect::<String>(), going.len());
+    let runs: Vec<&Run> = going.iter().map(|stored| &stored.run).collect();
+    print::document(global.output, "RunList", &runs, words, names)?;
+    Ok(Code::Done)
+}
+
+/// Runs `delete`.
+pub fn delete(args: &Delete, global: &Global) -> Result<Code, CliError> {
+    Session::to_read(global, &args.path)?.find_run(&args.run)?;
+    let mut session = Session::to_write(global, &args.path, LocalEngineOptions::default())?;
+    let stored = session.find_run(&args.run)?;
+    if !stored.run.phase.is_ended() {
+        let message = format!("run {} has not ended: it is {}", stored.run.name, stored.run.phase);
+        return Err(CliError::usage(message).hint("stop it first"));
+    }
+    print::talk(&format!("removed {} and its results", stored.run.name));
+    remove(&mut session, &[stored])?;
+    Ok(Code::Done)
+}
+
+/// Results first: a record without results can be removed again, results without a record not.
+fn remove(session: &mut Session, runs: &[StoredRun]) -> Result<(), CliError> {
+    for stored in runs {
+        let folder = results_folder(&stored.pipeline.folder, stored.run.name.as_str());
+        let path = session.place.root.join(folder);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let message = format!("failed to remove {}: {error}", path.display());
+                return Err(CliError::failed(message));
+            }
+            _ => {}
+        }
+    }
+    let names: Vec<_> = runs.iter().map(|stored| stored.run.name.clone()).collect();
+    Ok(session.store.forget(&names)?)
+}

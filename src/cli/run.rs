@@ -1,0 +1,198 @@
+//! `run`: one manual run now, followed to its end.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::{CliError, Code};
+use super::follow::{Follower, summary};
+use super::global::Global;
+use super::print::{self, Format};
+use super::session::{LocalEngineOptions, Session};
+use super::signals::Signals;
+use super::target::Definition;
+use crate::notebook::parameters::Parameter;
+use crate::plan::{Phase, Run};
+use crate::reconcile::{self, Request, RequestError};
+use crate::store::{Given, Store, StoredRun};
+use crate::types::Timestamp;
+
+/// Run a pipeline, a notebook or a flow now, and follow it to its end
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A notebook, a pipeline file or its folder, or a flow such as 'a.ipynb >> python b.py'
+    target: Option<String>,
+    /// A pipeline file, also a workflow.yaml of JupyterFlow 0.0.x
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A flow
+    #[arg(short = 'c', long = "command", value_name = "FLOW")]
+    flow: Option<String>,
+    /// Which pipeline of the file
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+    #[command(flatten)]
+    how: How,
+    /// Of JupyterFlow 0.0.x
+    #[arg(long, hide = true)]
+    dry_run: bool,
+}
+
+/// How a run is asked for and waited for.
+#[derive(clap::Args, Debug)]
+pub struct How {
+    /// A parameter, its value typed as papermill does
+    #[arg(short = 'p', long = "parameters", num_args = 2, value_names = ["NAME", "VALUE"],
+          action = clap::ArgAction::Append, allow_hyphen_values = true)]
+    parameters: Vec<String>,
+    /// Refuse parameters that the pipeline does not declare
+    #[arg(long)]
+    strict: bool,
+    /// How many steps run at a time over all runs of this place
+    #[arg(short = 'j', long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Start it and return; its name is printed
+    #[arg(short = 'd', long)]
+    detach: bool,
+}
+
+impl How {
+    /// The parameters that a person gave.
+    pub fn given(&self) -> Given {
+        let pairs = self.parameters.chunks(2);
+        pairs.map(|pair| (pair[0].clone(), Parameter::from_word(&pair[1]).to_json())).collect()
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
+    if args.dry_run {
+        return Err(CliError::usage("--dry-run is gone")
+            .hint("`jupyterflow plan` and `jupyterflow graph` show what would run"));
+    }
+    let engine = global.engine()?;
+    let (file, flow) = (args.file.as_deref(), args.flow.as_deref());
+    let definition =
+        Definition::find(global, args.target.as_deref(), file, flow, args.pipeline.as_deref())?;
+    print::talk(engine);
+    ask(global, &definition, &args.how, None, None)
+}
+
+/// Records a request and waits for its end.
+pub fn ask(
+    global: &Global,
+    definition: &Definition,
+    how: &How,
+    again: Option<StoredRun>,
+    from: Option<&str>,
+) -> Result<Code, CliError> {
+    let options = LocalEngineOptions { jobs: how.jobs, foreground: !how.detach };
+    let mut session = Session::to_write(global, &definition.path, options)?;
+    let mut params = again.as_ref().map(|stored| stored.run.params.clone()).unwrap_or_default();
+    params.extend(how.given());
+    let request = Request {
+        pipeline: &definition.pipeline,
+        definition: definition.text.clone(),
+        params,
+        strict: how.strict,
+        again,
+        from,
+        key: uuid::Uuid::now_v7().to_string(),
+    };
+    let scope = session.scope.clone();
+    let (stored, warnings) =
+        reconcile::request(&mut session.world(), &scope, request, Timestamp::now())?;
+    for warning in warnings {
+        print::talk(&format!("warning: {warning}"));
+    }
+    if how.detach {
+        let applied =
+            reconcile::start_what_is_next(&mut session.world(), &stored.pipeline, Timestamp::now())?;
+        if let Some(error) = applied.failed.first() {
+            return Err(CliError::unreachable(error.to_string()));
+        }
+        let names = || vec![stored.run.name.to_string()];
+        print::document(global.output, "Run", &stored.run, || stored.run.name.to_string(), names)?;
+        return Ok(Code::Done);
+    }
+    follow(global, &mut session, &stored)
+}
+
+/// Follows a run to its end, starting whatever of its pipeline is next.
+fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<Code, CliError> {
+    let signals = Signals::listen()?;
+    let mut follower = Follower::new(global.quiet);
+    let (name, mut heard, mut tick) = (&stored.run.name, 0, 0_u32);
+    let run = loop {
+        if tick.is_multiple_of(20) {
+            let applied = reconcile::start_what_is_next(
+                &mut session.world(),
+                &stored.pipeline,
+                Timestamp::now(),
+            )?;
+            if let Some(error) = applied.failed.first() {
+                return Err(CliError::unreachable(error.to_string()));
+            }
+        }
+        tick += 1;
+        let Some(run) = session.run(name)? else {
+            return Err(CliError::failed(format!("run {name} was deleted while it ran")));
+        };
+        follower.show(&run);
+        if run.phase.is_ended() {
+            break run;
+        }
+        let count = signals.count();
+        if count > heard {
+            if heard == 0 {
+                follower.say("stopping the run; once more ends it at once");
+                session.store.request_stop(name)?;
+            } else {
+                session.engine.kill(name);
+            }
+            heard = count;
+            tick = 0;
+        }
+        pause(if tick < 50 { 20 } else { 100 });
+    };
+    follower.clear();
+    report(global, session, &run, &stored.pipeline.folder)?;
+    match signals.received() {
+        Some(number) if run.phase == Phase::Stopped => Ok(Code::Signal(number)),
+        _ => Ok(phase_code(run.phase)),
+    }
+}
+
+/// Prints what came of a run.
+pub fn report(
+    global: &Global,
+    session: &Session,
+    run: &Run,
+    folder: &str,
+) -> Result<(), CliError> {
+    let names = || vec![run.name.to_string()];
+    if global.output == Format::Table && global.quiet {
+        return Ok(());
+    }
+    print::document(global.output, "Run", run, || summary(&session.place, run, folder), names)
+}
+
+/// The exit code of a run's end.
+pub fn phase_code(phase: Phase) -> Code {
+    if phase == Phase::Succeeded { Code::Done } else { Code::Failed }
+}
+
+/// Waits a little: what is waited for is in another process.
+#[expect(clippy::disallowed_methods, reason = "polls the store")]
+pub fn pause(milliseconds: u64) {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+}
+
+impl From<RequestError> for CliError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Store(error) => error.into(),
+            RequestError::Refused { message, hint: Some(hint) } => Self::usage(message).hint(hint),
+            RequestError::Refused { message, hint: None } => Self::usage(message),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! `up`: reconcile until stopped, or one pass with its runs to their end.
+//!
+//! Owns waiting and telling. What a pass does is the loop's.
+
+#![expect(clippy::disallowed_methods, reason = "holds the lock that makes it the only one")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+
+use super::error::{CliError, Code};
+use super::follow::{Follower, summary};
+use super::global::Global;
+use super::plan::problems_code;
+use super::print::{self, Format};
+use super::run::{pause, phase_code};
+use super::session::{LocalEngineOptions, Session};
+use super::signals::Signals;
+use super::status;
+use crate::plan::{Action, Phase, Plan, Reason, Run};
+use crate::reconcile::{self, Applied, Look};
+use crate::store::Store;
+use crate::types::{Period, RunName, Timestamp};
+
+/// How long a directory must stand still before a change counts.
+const SETTLE: Period = Period::from_seconds(30);
+
+/// Reconcile until stopped
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A folder with pipeline files at any depth
+    #[arg(default_value = ".")]
+    path: PathBuf,
+    /// One pass, its runs to their end
+    #[arg(long)]
+    once: bool,
+    /// How often the source is looked at
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    poll: Period,
+    /// How many steps run at a time over all runs of this place
+    #[arg(short = 'j', long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Sources from a file (not in this version)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Serve health and metrics (not in this version)
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
+    let engine = global.engine()?;
+    for (given, option) in [(args.config.is_some(), "--config"), (args.listen.is_some(), "--listen")] {
+        if given {
+            return Err(CliError::usage(format!("{option} is not executed yet by this version")));
+        }
+    }
+    if args.path.to_str().is_some_and(|path| path.contains("://")) {
+        return Err(CliError::usage("git sources are not executed yet by this version")
+            .hint("clone the repository and name its folder"));
+    }
+    if args.poll.seconds() == 0 {
+        return Err(CliError::usage("--poll 0s would never rest").hint("the least is 1s"));
+    }
+    let options = LocalEngineOptions { jobs: args.jobs, foreground: false };
+    let mut session = Session::to_write(global, &args.path, options)?;
+    let _lock = only_one(&session.place.state)?;
+    let signals = Signals::listen()?;
+    print::talk(&format!("{engine}; {} in {}", "state", session.place.state.display()));
+    if args.once {
+        return once(global, &mut session, &signals);
+    }
+    session.settle_after(SETTLE);
+    forever(args, global, &mut session, &signals)
+}
+
+/// The lock of the one `up` of a state.
+fn only_one(state: &Path) -> Result<std::fs::File, CliError> {
+    let path = state.join("up.lock");
+    let lock = std::fs::File::create(&path).map_err(|error| {
+        CliError::unreachable(format!("failed to open {}: {error}", path.display()))
+    })?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        let state = state.display();
+        CliError::usage(format!("another `up` works on the state in {state}"))
+            .code(Code::SecondUp)
+            .hint("one is enough: it sees every pipeline below its root")
+    })?;
+    Ok(lock)
+}
+
+/// One pass; the runs that it claims or starts again are followed to their end.
+fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Code, CliError> {
+    let look = session.look_twice(Timestamp::now)?;
+    let mut code = problems_code(&look.plan.problems);
+    if look.plan.not_done().any(|not_done| not_done.reason == Reason::SourceUnreadable) {
+        code = code.worse(Code::Unreachable);
+    }
+    tell_plan(&look.plan, &mut BTreeSet::new());
+    let scope = session.scope.clone();
+    let now = Timestamp::now();
+    let applied = reconcile::apply(&mut session.world(), &scope, &look, now)?;
+    code = code.worse(tell_applied(&applied));
+    let pipelines = look.plan.actions().filter(|(_, action)| action.run().is_some());
+    let pipelines: BTreeSet<_> = pipelines.map(|(id, _)| id.clone()).collect();
+    let wanted = look.plan.actions().filter_map(|(_, action)| action.run().cloned());
+    let mut open: Vec<RunName> = wanted.collect();
+    let mut ended: Vec<Run> = Vec::new();
+    let mut follower = Follower::new(global.quiet);
+    while !open.is_empty() {
+        for id in &pipelines {
+            reconcile::start_what_is_next(&mut session.world(), id, Timestamp::now())?;
+        }
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until && !open.is_empty() {
+            let mut still = Vec::new();
+            for name in std::mem::take(&mut open) {
+                let Some(run) = session.run(&name)? else { continue };
+                follower.show(&run);
+                if run.phase.is_ended() { ended.push(run) } else { still.push(name) }
+            }
+            open = still;
+            if let Some(number) = signals.received() {
+                follower.clear();
+                print::talk("the runs go on; `jupyterflow status` shows them");
+                return Ok(Code::Signal(number));
+            }
+            pause(30);
+        }
+    }
+    follower.clear();
+    for run in &ended {
+        code = code.worse(match run.phase {
+            // A run that other files superseded is no failure: the next pass runs those.
+            Phase::Skipped => Code::Done,
+            phase => phase_code(phase),
+        });
+    }
+    finish(global, session, &look, &ended)?;
+    Ok(code)
+}
+
+fn finish(
+    global: &Global,
+    session: &mut Session,
+    look: &Look,
+    ended: &[Run],
+) -> Result<(), CliError> {
+    if global.output != Format::Table {
+        return status::print_status(global, session, ended.to_vec());
+    }
+    if global.quiet {
+        return Ok(());
+    }
+    for run in ended {
+        let folder = look.plan.actions().find(|(_, action)| action.run() == Some(&run.name));
+        let folder = folder.map(|(id, _)| id.folder.clone()).unwrap_or_default();
+        print::data(&format!("{}\n", summary(&session.place, run, &folder)));
+    }
+    if ended.is_empty() {
+        print::data(&super::plan::table(&Plan { problems: Vec::new(), ..look.plan.clone() }));
+    }
+    Ok(())
+}
+
+/// Passes until a signal: when the poll is due, when a schedule is, and when the store says that
+/// something happened.
+fn forever(
+    args: &Args,
+    global: &Global,
+    session: &mut Session,
+    signals: &Signals,
+) -> Result<Code, CliError> {
+    let mut told = BTreeSet::new();
+    let mut open: BTreeSet<RunName> = BTreeSet::new();
+    loop {
+        let pulse = session.store.pulse()?;
+        let mut next = None;
+        match session.look(Timestamp::now()) {
+            Err(error) => {
+                let error = CliError::from(error);
+                if told.insert(error.to_string()) {
+                    print::alert(&error.to_string());
+                }
+            }
+            Ok(look) => {
+                tell_plan(&look.plan, &mut told);
+                let scope = session.scope.clone();
+                let now = Timestamp::now();
+                let applied = reconcile::apply(&mut session.world(), &scope, &look, now)?;
+                tell_applied(&applied);
+                open.extend(applied.started.into_iter().map(|run| run.name));
+                next = next_instant(&look);
+            }
+        }
+        tell_ends(session, &mut open)?;
+        if global.verbose > 0 {
+            print::talk("looked");
+        }
+        let due = Instant::now() + args.poll.duration();
+        loop {
+            if let Some(number) = signals.received() {
+                print::talk("stopped; runs go on, and the next `up` finds them");
+                return Ok(Code::Signal(number));
+            }
+            let tick = next.is_some_and(|next| next <= Timestamp::now());
+            if tick || Instant::now() >= due || session.store.pulse()? != pulse {
+                break;
+            }
+            pause(100);
+        }
+    }
+}
+
+/// The next instant at which a schedule fires or a source has settled.
+fn next_instant(look: &Look) -> Option<Timestamp> {
+    let ledgers = look.plan.pipelines.iter().map(|(_, plan)| &plan.ledger);
+    let ticks = ledgers.flat_map(|ledger| ledger.schedules.iter().filter_map(|s| s.next));
+    let until = look.plan.not_done().filter_map(|not_done| not_done.until);
+    ticks.chain(until).min()
+}
+
+/// Says what is new in a plan: each action, and each reason once.
+fn tell_plan(plan: &Plan, told: &mut BTreeSet<String>) {
+    let mut still = BTreeSet::new();
+    for problem in &plan.problems {
+        if !told.contains(&problem.to_string()) {
+            print::problem(problem);
+        }
+        still.insert(problem.to_string());
+    }
+    for (id, action) in plan.actions() {
+        let run = action.run().map(|run| format!(" {run}")).unwrap_or_default();
+        if !matches!(action, Action::Record { .. }) || told.is_empty() {
+            print::talk(&format!("{} {id}{run}: {}", action.word(), action.reason()));
+        }
+    }
+    for not_done in plan.not_done() {
+        let key = format!("{}: {}: {}", not_done.pipeline, not_done.reason, not_done.message);
+        if !told.contains(&key) && not_done.reason != Reason::UpToDate {
+            print::talk(&not_done.to_string());
+        }
+        still.insert(key);
+    }
+    *told = still;
+}
+
+fn tell_applied(applied: &Applied) -> Code {
+    let mut code = Code::Done;
+    for error in &applied.failed {
+        print::alert(&format!("error: {error}"));
+        code = code.worse(Code::Unreachable);
+    }
+    for error in &applied.refused {
+        print::alert(&format!("error: {error}"));
+        code = code.worse(Code::Usage);
+    }
+    code
+}
+
+/// Says which of the runs that were started have ended.
+fn tell_ends(session: &Session, open: &mut BTreeSet<RunName>) -> Result<(), CliError> {
+    for name in open.clone() {
+        match session.run(&name)? {
+            Some(run) if !run.phase.is_ended() => continue,
+            Some(run) => {
+                let message = run.message.map(|words| format!(": {words}")).unwrap_or_default();
+                print::talk(&format!("{name} {}{message}", print::phase(run.phase)));
+            }
+            None => {}
+        }
+        open.remove(&name);
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! Acting on a plan: for each pipeline first the one durable write, then the engine.
+//!
+//! Owns that order. It decides nothing: every action carries all that it needs.
+
+use indexmap::IndexMap;
+
+use super::look::{Look, Seeing};
+use super::{Scope, World};
+use crate::engine::EngineError;
+use crate::plan::{Action, Observed, Phase, PipelinePlan, Run};
+use crate::store::{Commit, RunSpec, StoreError, StoredRun};
+use crate::types::{PipelineId, RunName, Timestamp};
+
+/// What applying a plan did, for people.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Runs that were started.
+    pub started: Vec<Run>,
+    /// Pipelines that another process changed in the meantime: the next pass looks again.
+    pub conflicts: Vec<PipelineId>,
+    /// Engines that did not do as asked.
+    pub failed: Vec<EngineError>,
+    /// Claims that were refused, for good.
+    pub refused: Vec<StoreError>,
+}
+
+/// Acts on a plan: for each pipeline first the one durable write, then the engine.
+///
+/// # Errors
+/// The store cannot be written.
+pub fn apply(
+    world: &mut World<'_>,
+    scope: &Scope,
+    look: &Look,
+    now: Timestamp,
+) -> Result<Applied, StoreError> {
+    let mut applied = Applied::default();
+    for (id, planned) in &look.plan.pipelines {
+        let Some(seeing) = look.pipelines.get(id) else { continue };
+        let claims = claims(scope, look, id, seeing, planned, now);
+        if let Err(error) = write(world, id, seeing, planned, &claims) {
+            match error {
+                StoreError::Conflict => applied.conflicts.push(id.clone()),
+                StoreError::NameTaken(_) => applied.refused.push(error),
+                other => return Err(other),
+            }
+            continue;
+        }
+        for action in &planned.actions {
+            act(world, action, &claims, &mut applied, now)?;
+        }
+    }
+    Ok(applied)
+}
+
+/// Starts the run of a pipeline that is next in its queue, or whose host was lost, and nothing
+/// else: what `run` does while no `up` is there to do it.
+///
+/// # Errors
+/// The store.
+pub fn start_what_is_next(
+    world: &mut World<'_>,
+    id: &PipelineId,
+    now: Timestamp,
+) -> Result<Applied, StoreError> {
+    let planned = super::look::plan_queue(world, id, now)?;
+    let mut applied = Applied::default();
+    for action in &planned.actions {
+        act(world, action, &[], &mut applied, now)?;
+    }
+    Ok(applied)
+}
+
+fn write(
+    world: &mut World<'_>,
+    id: &PipelineId,
+    seeing: &Seeing,
+    planned: &PipelinePlan,
+    claims: &[StoredRun],
+) -> Result<(), StoreError> {
+    let known = seeing.stored.as_ref();
+    if known.is_none() && seeing.text.is_none() {
+        return Ok(());
+    }
+    let same =
+        known.is_some_and(|row| row.ledger == planned.ledger && row.definition == seeing.text);
+    if same && claims.is_empty() {
+        return Ok(());
+    }
+    world.store.commit(&Commit {
+        id,
+        version: known.map(|row| row.version),
+        ledger: &planned.ledger,
+        definition: seeing.text.as_ref(),
+        claims: claims.to_vec(),
+    })
+}
+
+fn claims(
+    scope: &Scope,
+    look: &Look,
+    id: &PipelineId,
+    seeing: &Seeing,
+    planned: &PipelinePlan,
+    now: Timestamp,
+) -> Vec<StoredRun> {
+    let Some(text) = &seeing.text else { return Vec::new() };
+    let digest = seeing.fingerprint.as_ref().map(|fingerprint| fingerprint.digest.to_string());
+    let revision = digest.unwrap_or_else(|| look.revision.clone());
+    let claim = |action: &Action| {
+        let Action::Claim(claim) = action else { return None };
+        Some(StoredRun {
+            pipeline: id.clone(),
+            run: Run {
+                id: claim.id.clone(),
+                name: claim.name.clone(),
+                pipeline: id.name.to_string(),
+                source: id.source.clone(),
+                revision: revision.clone(),
+                trigger: claim.trigger.clone(),
+                phase: Phase::Pending,
+                reason: None,
+                message: None,
+                params: IndexMap::new(),
+                created_at: now,
+                started_at: None,
+                finished_at: None,
+                steps: Vec::new(),
+            },
+            spec: RunSpec {
+                definition: text.clone(),
+                max_points: scope.max_points,
+                fingerprint: seeing.fingerprint.clone(),
+                because: claim.because.clone(),
+                kept_steps: Vec::new(),
+            },
+            stop_requested: false,
+        })
+    };
+    planned.actions.iter().filter_map(claim).collect()
+}
+
+/// Records the end of a run that should stop and has no host that could.
+fn end_without_host(
+    world: &mut World<'_>,
+    name: &RunName,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(stored) = world.store.run(name.as_str())? else { return Ok(()) };
+    if stored.run.phase.is_ended() || world.engine.observe(name) != Observed::Absent {
+        return Ok(());
+    }
+    let mut steps = world.store.steps(name)?;
+    for state in steps.iter_mut().filter(|state| !state.record.phase.is_ended()) {
+        let begun = state.record.attempt > 0;
+        state.record.phase = if begun { Phase::Stopped } else { Phase::Skipped };
+        state.record.finished_at = begun.then_some(now);
+    }
+    world.store.update_steps(name, &steps.iter().collect::<Vec<_>>())?;
+    let mut run = stored.run;
+    run.phase = Phase::Stopped;
+    run.message = Some(match run.started_at {
+        None => "a person stopped it before it began".into(),
+        Some(_) => "a person stopped it".into(),
+    });
+    run.finished_at = Some(now);
+    world.store.update_run(&run)
+}
+
+/// Ends a run whose stop is recorded and that has no host; one with a host ends itself.
+///
+/// # Errors
+/// The store.
+pub fn end_if_stopped(
+    world: &mut World<'_>,
+    name: &RunName,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let stop = world.store.run(name.as_str())?.is_some_and(|stored| stored.stop_requested);
+    if stop && world.engine.observe(name) == Observed::Absent && world.engine.stop(name).is_ok() {
+        end_without_host(world, name, now)?;
+    }
+    Ok(())
+}
+
+fn act(
+    world: &mut World<'_>,
+    action: &Action,
+    claims: &[StoredRun],
+    applied: &mut Applied,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let start = match action {
+        Action::Claim(claim) if claim.start => &claim.name,
+        Action::Start { run, .. } => run,
+        Action::Stop { run, .. } => {
+            if let Err(error) = world.engine.stop(run) {
+                applied.failed.push(error);
+            }
+            return end_without_host(world, run, now);
+        }
+        Action::Claim(_) | Action::Record { .. } => return Ok(()),
+    };
+    match world.engine.start(start) {
+        Ok(()) => {
+            let claimed = claims.iter().find(|claim| claim.run.name == *start);
+            let run = match claimed {
+                Some(claim) => Some(claim.run.clone()),
+                None => world.store.run(start.as_str())?.map(|stored| stored.run),
+            };
+            applied.started.extend(run);
+        }
+        Err(error) => applied.failed.push(error),
+    }
+    Ok(())
+}

@@ -1,0 +1,347 @@
+//! One look: the source, the ledger, the runs and their hosts, and the plan that follows.
+//!
+//! Owns how facts are brought together. It changes nothing; what follows from the facts is the
+//! planner's to say.
+
+use std::collections::HashMap;
+
+use indexmap::IndexMap;
+
+use super::{Memory, PassError, Scope, Settle, World};
+use crate::engine::Engine;
+use crate::plan::{
+    Definition, Ledger, NotDone, Observed, PipelineFacts, PipelinePlan, Plan, Reason, RunFact,
+    Seen, plan,
+};
+use crate::source::PipelineFile;
+use crate::spec::fingerprint::Files;
+use crate::spec::{Fingerprint, Pipeline, RelativePath, Work};
+use crate::store::{FileText, StoreError, StoredPipeline, StoredRun};
+use crate::types::{Digest, Period, PipelineId, PipelineName, Timestamp, slug};
+
+/// What a look saw, with the plan that follows.
+pub struct Look {
+    /// The plan.
+    pub plan: Plan,
+    /// What the source shows, as one digest.
+    pub revision: String,
+    pub(super) pipelines: IndexMap<PipelineId, Seeing>,
+}
+
+/// What is known of one pipeline besides its plan.
+#[derive(Default)]
+pub struct Seeing {
+    /// Its row.
+    pub stored: Option<StoredPipeline>,
+    /// The newest good text.
+    pub text: Option<FileText>,
+    /// What the source shows, down to its files.
+    pub fingerprint: Option<Fingerprint>,
+    /// The newest good definition.
+    pub pipeline: Option<Pipeline>,
+    /// Whether its source shows it as it should be.
+    pub ready: bool,
+}
+
+impl Look {
+    /// The pipelines that are known, with what is known of each.
+    pub fn pipelines(&self) -> impl Iterator<Item = (&PipelineId, &Seeing)> {
+        self.pipelines.iter()
+    }
+
+    /// Whether something only waits for a second look.
+    pub fn is_settling(&self) -> bool {
+        self.plan.not_done().any(|not_done| not_done.reason == Reason::Settling)
+    }
+}
+
+/// Looks at the world and plans. Changes nothing.
+///
+/// # Errors
+/// The source or the store as a whole cannot be read.
+pub fn look(
+    world: &mut World<'_>,
+    memory: &mut Memory,
+    scope: &Scope,
+    now: Timestamp,
+) -> Result<Look, PassError> {
+    let snapshot = world.source.look(now)?;
+    let mut stored: HashMap<PipelineId, StoredPipeline> =
+        world.store.pipelines()?.into_iter().map(|row| (row.id.clone(), row)).collect();
+    let mut look = Look {
+        plan: Plan::default(),
+        revision: revision_of(&snapshot.files),
+        pipelines: IndexMap::new(),
+    };
+    for file in &snapshot.files {
+        look.plan.problems.extend(file.documents.problems.iter().cloned());
+        for pipeline in &file.documents.pipelines {
+            let id = identity(scope, &file.folder, pipeline);
+            let row = stored.remove(&id);
+            plan_pipeline(world, memory, scope, &mut look, id, file, pipeline, row, now)?;
+        }
+    }
+    // What was known but is not seen: its file is broken, or it is gone. Unknown is never empty.
+    let within = |id: &PipelineId| {
+        scope.below.is_empty()
+            || id.folder == scope.below
+            || id.folder.starts_with(&format!("{}/", scope.below))
+    };
+    let mut rest: Vec<StoredPipeline> = stored
+        .into_values()
+        .filter(|row| row.id.source == scope.source && within(&row.id))
+        .collect();
+    rest.sort_by(|a, b| a.id.cmp(&b.id));
+    for row in rest {
+        let Some(text) = row.definition.clone() else { continue };
+        let file = snapshot.files.iter().find(|file| file.path == text.file);
+        let unreadable = snapshot.unreadable.iter().find(|(folder, _)| {
+            row.id.folder == *folder || row.id.folder.starts_with(&format!("{folder}/"))
+        });
+        let unreadable = unreadable.map(|(folder, why)| format!("{folder}: {why}"));
+        plan_unseen(world, scope, &mut look, file.ok_or(unreadable), row, text, now)?;
+    }
+    // Runs that a person asked for without a pipeline file, such as of a single notebook.
+    for id in world.store.busy_pipelines()? {
+        if look.pipelines.contains_key(&id) || id.source != scope.source || !within(&id) {
+            continue;
+        }
+        let mut planned = plan_queue(world, &id, now)?;
+        planned.not_done.retain(|not_done| not_done.reason != Reason::UpToDate);
+        look.plan.pipelines.push((id.clone(), planned));
+        look.pipelines.insert(id, Seeing::default());
+    }
+    for folder in &snapshot.elsewhere {
+        let not_done = NotDone {
+            pipeline: folder.clone(),
+            reason: Reason::ManagedElsewhere,
+            message: format!("{folder} has a state of its own"),
+            until: None,
+        };
+        let plan = PipelinePlan {
+            actions: Vec::new(),
+            not_done: vec![not_done],
+            ledger: Ledger::default(),
+        };
+        let name = slug(folder, PipelineName::MAX);
+        if let Ok(name) = name.parse() {
+            let id = PipelineId { source: scope.source.clone(), folder: folder.clone(), name };
+            look.plan.pipelines.push((id, plan));
+        }
+    }
+    Ok(look)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one look")]
+fn plan_pipeline(
+    world: &mut World<'_>,
+    memory: &mut Memory,
+    scope: &Scope,
+    look: &mut Look,
+    id: PipelineId,
+    file: &PipelineFile,
+    pipeline: &Pipeline,
+    row: Option<StoredPipeline>,
+    now: Timestamp,
+) -> Result<(), PassError> {
+    let fingerprint = Fingerprint::new(pipeline, &file.files);
+    let (still_since, settle) = standing(memory, scope, &id, &fingerprint.digest, file, now);
+    let needed = |path: &str| {
+        path == file.path
+            || pipeline.steps().iter().any(|step| match step.work() {
+                Work::Notebook(notebook) => notebook.as_str() == path,
+                _ => step.requirements().is_some_and(|file| file.as_str() == path),
+            })
+    };
+    let broken = file.broken.iter().find(|(path, _)| needed(path));
+    let seen = match broken {
+        Some((path, reason)) => Seen::Unreadable(format!("{path}: {reason}")),
+        None => Seen::Good,
+    };
+    let ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
+    let changed =
+        ledger.change.accepted.as_ref().and_then(|old| fingerprint.only_inputs_changed(old));
+    let runs = run_facts(world, &id)?;
+    let ready = seen == Seen::Good;
+    let definition = Definition {
+        pipeline,
+        fingerprint: &fingerprint,
+        revision: &look.revision,
+        still_since,
+        inputs_written: changed.and_then(|paths| written(&paths, &file.folder, &file.files)),
+    };
+    let lacks = world.engine.lacks(pipeline);
+    let facts = PipelineFacts {
+        settle,
+        lacks: lacks.as_deref(),
+        ..facts(&id, seen, Some(definition), &ledger, &runs)
+    };
+    let planned = plan(&facts, now);
+    let text = file.text.clone().map(|text| FileText {
+        file: file.path.clone(),
+        folder: file.folder.clone(),
+        text,
+    });
+    look.plan.pipelines.push((id.clone(), planned));
+    let seeing = Seeing {
+        stored: row,
+        text,
+        fingerprint: Some(fingerprint),
+        pipeline: Some(pipeline.clone()),
+        ready,
+    };
+    look.pipelines.insert(id, seeing);
+    Ok(())
+}
+
+/// The plan of a pipeline's queue alone, whatever its file says.
+pub fn plan_queue(
+    world: &World<'_>,
+    id: &PipelineId,
+    now: Timestamp,
+) -> Result<PipelinePlan, StoreError> {
+    let runs = run_facts(world, id)?;
+    Ok(plan(&facts(id, Seen::Good, None, &Ledger::default(), &runs), now))
+}
+
+/// Facts of a pipeline that waits for nothing.
+fn facts<'a>(
+    id: &'a PipelineId,
+    seen: Seen,
+    definition: Option<Definition<'a>>,
+    ledger: &'a Ledger,
+    runs: &'a [RunFact],
+) -> PipelineFacts<'a> {
+    let settle = Period::from_seconds(0);
+    PipelineFacts { id, seen, definition, ledger, runs, settle, lacks: None }
+}
+
+/// Plans a pipeline that the source does not show as it did.
+fn plan_unseen(
+    world: &mut World<'_>,
+    scope: &Scope,
+    look: &mut Look,
+    file: Result<&PipelineFile, Option<String>>,
+    row: StoredPipeline,
+    text: FileText,
+    now: Timestamp,
+) -> Result<(), PassError> {
+    let seen = match file {
+        Err(None) => Seen::Gone,
+        Err(Some(reason)) => Seen::Unreadable(reason),
+        Ok(file) if file.text.is_none() => {
+            let reason = file.broken.first().map_or("it cannot be read", |(_, reason)| reason);
+            Seen::Unreadable(format!("{}: {reason}", file.path))
+        }
+        Ok(file) if file.documents.pipelines.is_empty() => {
+            let count = file.documents.problems.len();
+            Seen::Invalid(format!("{} has {count} problems", file.path))
+        }
+        Ok(_) => Seen::Gone,
+    };
+    let documents =
+        crate::spec::parse(&text.text, &text.file, &text.folder, scope.max_points.max(100));
+    let pipeline = documents.pipelines.into_iter().find(|pipeline| *pipeline.name() == row.id.name);
+    let empty = Fingerprint::new_empty();
+    let runs = run_facts(world, &row.id)?;
+    let definition = pipeline.as_ref().map(|pipeline| Definition {
+        pipeline,
+        fingerprint: row.ledger.change.accepted.as_ref().unwrap_or(&empty),
+        revision: &look.revision,
+        still_since: now,
+        inputs_written: None,
+    });
+    let planned = plan(&facts(&row.id, seen, definition, &row.ledger, &runs), now);
+    look.plan.pipelines.push((row.id.clone(), planned));
+    let fingerprint = row.ledger.change.accepted.clone();
+    let id = row.id.clone();
+    let seeing =
+        Seeing { stored: Some(row), text: Some(text), fingerprint, pipeline, ready: false };
+    look.pipelines.insert(id, seeing);
+    Ok(())
+}
+
+/// The identity of a pipeline in a source.
+pub fn identity(scope: &Scope, folder: &str, pipeline: &Pipeline) -> PipelineId {
+    PipelineId {
+        source: scope.source.clone(),
+        folder: folder.to_owned(),
+        name: pipeline.name().clone(),
+    }
+}
+
+/// Since when a pipeline stands still, and for how long it must.
+fn standing(
+    memory: &mut Memory,
+    scope: &Scope,
+    id: &PipelineId,
+    digest: &Digest,
+    file: &PipelineFile,
+    now: Timestamp,
+) -> (Timestamp, Period) {
+    let remembered = memory.still.get(id).cloned();
+    let since = match &remembered {
+        // A clock that stepped back must not make a change wait for the future.
+        Some((known, since)) if known == digest && *since <= now => *since,
+        Some(_) => now,
+        // Of a first look, the file system says more than we could.
+        None => file.newest.filter(|newest| *newest <= now).unwrap_or(now),
+    };
+    memory.still.insert(id.clone(), (digest.clone(), since));
+    match scope.settle {
+        Settle::After(period) => (since, period),
+        Settle::TwoLooks => {
+            let seen_twice = remembered.is_some_and(|(known, _)| known == *digest);
+            (if seen_twice { Timestamp::MIN } else { since }, Period::from_seconds(1))
+        }
+    }
+}
+
+/// When the changed inputs were written: the first and the last time, if all are known.
+fn written(paths: &[String], folder: &str, files: &Files) -> Option<(Timestamp, Timestamp)> {
+    let times: Option<Vec<Timestamp>> = paths
+        .iter()
+        .map(|path| {
+            let path = RelativePath::resolve(folder, path).ok()?;
+            files.get(path.as_str())?.modified
+        })
+        .collect();
+    let times = times?;
+    Some((*times.iter().min()?, *times.iter().max()?))
+}
+
+fn run_facts(world: &World<'_>, id: &PipelineId) -> Result<Vec<RunFact>, StoreError> {
+    let runs = world.store.runs_of(id)?;
+    Ok(runs.into_iter().map(|stored| fact(world.engine, stored)).collect())
+}
+
+fn fact(engine: &dyn Engine, stored: StoredRun) -> RunFact {
+    let run = stored.run;
+    let host = if run.phase.is_ended() {
+        Observed::Absent
+    } else {
+        engine.observe(&run.name)
+    };
+    RunFact {
+        host,
+        name: run.name,
+        trigger: run.trigger,
+        phase: run.phase,
+        started_at: run.started_at,
+        finished_at: run.finished_at,
+        stop_requested: stored.stop_requested,
+    }
+}
+
+fn revision_of(files: &[PipelineFile]) -> String {
+    let all: Vec<_> = files
+        .iter()
+        .map(|file| {
+            let named: Vec<_> =
+                file.files.iter().map(|(path, state)| (path, &state.digest)).collect();
+            serde_json::json!([file.path, file.text, named])
+        })
+        .collect();
+    Digest::of_json("jupyterflow/revision/v1", &serde_json::json!(all)).to_string()
+}
+

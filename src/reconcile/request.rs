@@ -1,0 +1,233 @@
+//! What a person decides, through the ledger: a run now, a run again, a pipeline suspended.
+//!
+//! Owns how a request becomes a record. Any process may make one; who executes it, and when, is
+//! the plan's to say.
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use super::{Scope, World};
+use crate::plan::{Ledger, Phase, Run, Trigger};
+use crate::spec::{Fingerprint, Pipeline, Work, hints_nearest};
+use crate::store::{Commit, FileText, RunSpec, StepState, StoreError, StoredRun};
+use crate::types::{PipelineId, RunId, Timestamp, TriggerKind};
+
+/// A run that a person wants now.
+pub struct Request<'a> {
+    /// The pipeline.
+    pub pipeline: &'a Pipeline,
+    /// Its text.
+    pub definition: FileText,
+    /// Parameters on top of the pipeline's.
+    pub params: IndexMap<String, Value>,
+    /// Whether a parameter that the pipeline lacks is refused.
+    pub strict: bool,
+    /// The run that is wanted again.
+    pub again: Option<StoredRun>,
+    /// The step from which it is wanted again; what comes before keeps its results.
+    pub from: Option<&'a str>,
+    /// An id that no other request has.
+    pub key: String,
+}
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// It cannot be executed as it stands.
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn refused(message: impl Into<String>) -> RequestError {
+    RequestError::Refused { message: message.into(), hint: None }
+}
+
+/// Records a request. Returns the run and words that a person should read.
+///
+/// # Errors
+/// The request cannot be executed, or not be recorded.
+pub fn request(
+    world: &mut World<'_>,
+    scope: &Scope,
+    request: Request<'_>,
+    now: Timestamp,
+) -> Result<(StoredRun, Vec<String>), RequestError> {
+    let Request { pipeline, definition, params, again, from, key, .. } = &request;
+    let warnings = check_parameters(pipeline, params, request.strict)?;
+    if let Some(step) = pipeline.steps().iter().find(|s| matches!(s.work(), Work::Resource(_))) {
+        let message = format!("step `{}` is a resource, which needs the argo engine", step.name());
+        return Err(refused(message));
+    }
+    if let Some(lacks) = world.engine.lacks(pipeline) {
+        return Err(refused(lacks));
+    }
+    let named = world.source.named_files(pipeline, &definition.file, now);
+    let problems = crate::spec::file_problems(
+        pipeline,
+        &definition.file,
+        &definition.text,
+        &named.files,
+        &named.broken,
+    );
+    let fatal = problems.iter().find(|p| p.severity == crate::spec::Severity::Error);
+    if let Some(problem) = fatal {
+        let (message, hint) = (problem.message.clone(), problem.hint.clone());
+        return Err(RequestError::Refused { message, hint });
+    }
+    let id = PipelineId {
+        source: scope.source.clone(),
+        folder: pipeline.folder().to_owned(),
+        name: pipeline.name().clone(),
+    };
+    let trigger = Trigger {
+        kind: TriggerKind::Manual,
+        key: key.clone(),
+        scheduled_at: None,
+        retry_of: again.as_ref().map(|stored| stored.run.name.clone()),
+    };
+    let run_id = RunId::new(&id, trigger.kind, &trigger.key);
+    let kept = match (again, from) {
+        (Some(again), Some(from)) => kept_steps(world, pipeline, again, from)?,
+        _ => Vec::new(),
+    };
+    let fingerprint = Fingerprint::new(pipeline, &named.files);
+    let because = match (again, from) {
+        (Some(again), Some(from)) => format!("retry of {} from step `{from}`", again.run.name),
+        (Some(again), None) => format!("retry of {}", again.run.name),
+        (None, _) => "a person asked for it".to_owned(),
+    };
+    let stored = StoredRun {
+        run: Run {
+            name: run_id.name(&id.name, None),
+            id: run_id,
+            pipeline: id.name.to_string(),
+            source: id.source.clone(),
+            revision: fingerprint.digest.to_string(),
+            trigger,
+            phase: Phase::Pending,
+            reason: None,
+            message: None,
+            params: params.clone(),
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+            steps: Vec::new(),
+        },
+        pipeline: id,
+        spec: RunSpec {
+            definition: definition.clone(),
+            max_points: scope.max_points,
+            fingerprint: Some(fingerprint),
+            because: vec![because],
+            kept_steps: kept.iter().map(|state| state.record.name.clone()).collect(),
+        },
+        stop_requested: false,
+    };
+    world.store.request(&stored, &kept)?;
+    Ok((stored, warnings))
+}
+
+fn check_parameters(
+    pipeline: &Pipeline,
+    params: &IndexMap<String, Value>,
+    strict: bool,
+) -> Result<Vec<String>, RequestError> {
+    let mut warnings = Vec::new();
+    for name in params.keys() {
+        if let Some(step) = pipeline.steps().iter().find(|step| step.sweep().contains_key(name)) {
+            let message = format!("parameter `{name}` is swept by step `{}`", step.name());
+            let hint = Some("edit the sweep in the file: a given value would undo it".into());
+            return Err(RequestError::Refused { message, hint });
+        }
+        let own = pipeline.steps().iter().flat_map(|step| step.params().keys());
+        let known: Vec<&String> = pipeline.params().keys().chain(own).collect();
+        if known.contains(&name) {
+            continue;
+        }
+        let message = format!("pipeline `{}` declares no parameter `{name}`", pipeline.name());
+        let nearest = hints_nearest(name, known.iter().map(|name| name.as_str()));
+        let hint = nearest.map(|name| format!("did you mean `{name}`?"));
+        if strict {
+            return Err(RequestError::Refused { message, hint });
+        }
+        warnings.push(hint.map_or_else(|| message.clone(), |hint| format!("{message}; {hint}")));
+    }
+    Ok(warnings)
+}
+
+/// The steps whose results a retry from a step keeps: all but that step and those behind it.
+fn kept_steps(
+    world: &World<'_>,
+    pipeline: &Pipeline,
+    again: &StoredRun,
+    from: &str,
+) -> Result<Vec<StepState>, RequestError> {
+    let Some(start) = pipeline.steps().iter().position(|step| step.name() == from) else {
+        let names: Vec<&str> = pipeline.steps().iter().map(crate::spec::Step::name).collect();
+        let hint = Some(format!("its steps are {}", names.join(", ")));
+        let message = format!("pipeline `{}` has no step `{from}`", pipeline.name());
+        return Err(RequestError::Refused { message, hint });
+    };
+    let states = world.store.steps(&again.run.name)?;
+    let succeeded = |name: &str| {
+        states.iter().any(|s| s.record.name == name && s.record.phase == Phase::Succeeded)
+    };
+    for &before in &pipeline.graph().ancestors(start) {
+        let name = pipeline.steps()[before].name();
+        if !succeeded(name) {
+            let message = format!("step `{name}`, which `{from}` needs, did not succeed in that run");
+            let hint = Some(format!("retry from `{name}`, or without --from"));
+            return Err(RequestError::Refused { message, hint });
+        }
+    }
+    let behind = |at: usize| at == start || pipeline.graph().ancestors(at).contains(&start);
+    let kept: Vec<&str> = pipeline
+        .steps()
+        .iter()
+        .enumerate()
+        .filter(|(at, step)| !behind(*at) && succeeded(step.name()))
+        .map(|(_, step)| step.name())
+        .collect();
+    let of_kept = |state: &&StepState| kept.contains(&state.record.base_name());
+    Ok(states.iter().filter(of_kept).cloned().collect())
+}
+
+/// Suspends a pipeline's triggers from now on, or resumes them. Says whether that changed anything.
+///
+/// # Errors
+/// The store.
+pub fn suspend(
+    world: &mut World<'_>,
+    id: &PipelineId,
+    definition: Option<&FileText>,
+    suspended: Option<Timestamp>,
+) -> Result<bool, StoreError> {
+    loop {
+        let row = world.store.pipelines()?.into_iter().find(|row| row.id == *id);
+        let mut ledger = row.as_ref().map_or_else(Ledger::default, |row| row.ledger.clone());
+        if ledger.suspended.is_some() == suspended.is_some() {
+            return Ok(false);
+        }
+        ledger.suspended = suspended;
+        let known = row.as_ref().and_then(|row| row.definition.as_ref());
+        let written = world.store.commit(&Commit {
+            id,
+            version: row.as_ref().map(|row| row.version),
+            ledger: &ledger,
+            definition: known.or(definition),
+            claims: Vec::new(),
+        });
+        match written {
+            Err(StoreError::Conflict) => {}
+            other => return other.map(|()| true),
+        }
+    }
+}

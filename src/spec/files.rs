@@ -1,0 +1,73 @@
+//! Problems that only the files of a pipeline can show: a notebook that is not there, a parameter
+//! that a notebook does not declare.
+//!
+//! Owns the words and the places. The files come from a source; nothing is read here.
+
+use super::fingerprint::Files;
+use super::hints;
+use super::pipeline::{Pipeline, Step, Work};
+use super::problem::{Problem, Severity};
+use super::shape::Report;
+use super::yaml::Place;
+
+/// All problems of a pipeline's files. `broken` are named files that are not there or not whole,
+/// with the reason.
+pub fn file_problems(
+    pipeline: &Pipeline,
+    file: &str,
+    text: &str,
+    files: &Files,
+    broken: &[(String, String)],
+) -> Vec<Problem> {
+    let mut report = Report::new(file, text);
+    for step in pipeline.steps() {
+        let of_step = |path: &str| broken.iter().find(|(other, _)| other == path);
+        if let Work::Notebook(path) = step.work()
+            && let Some((path, reason)) = of_step(path.as_str())
+        {
+            let message = format!("step `{}`: notebook {path}: {reason}", step.name());
+            let problem = report.error(place(step.work_place), message);
+            problem.hint = similar(path, files);
+        }
+        if let Some(path) = step.requirements()
+            && let Some((path, reason)) = of_step(path.as_str())
+        {
+            let message = format!("step `{}`: requirements {path}: {reason}", step.name());
+            report.error(place(step.work_place), message);
+        }
+        undeclared(step, files, &mut report);
+    }
+    report.problems
+}
+
+/// A step's own parameters that its notebook does not declare.
+fn undeclared(step: &Step, files: &Files, report: &mut Report<'_>) {
+    let Work::Notebook(path) = step.work() else { return };
+    let Some(declared) = files.get(path.as_str()).and_then(|file| file.declared.as_ref()) else {
+        return;
+    };
+    for name in step.params().keys().chain(step.sweep().keys()) {
+        if declared.contains(name) {
+            continue;
+        }
+        let at = step.param_places.get(name).copied().unwrap_or(step.work_place);
+        let message = format!("step `{}`: {path} declares no parameter `{name}`", step.name());
+        let nearest = hints::nearest(name, declared.iter().map(String::as_str));
+        let problem = report.warning(place(at), message);
+        problem.severity = Severity::Warning;
+        problem.strict = true;
+        problem.hint = Some(nearest.map_or_else(
+            || "declare it in the cell tagged `parameters`".into(),
+            |name| format!("did you mean `{name}`?"),
+        ));
+    }
+}
+
+fn place((line, column): (u32, u32)) -> Place {
+    Place { line, column }
+}
+
+fn similar(path: &str, files: &Files) -> Option<String> {
+    let notebooks = files.keys().map(String::as_str).filter(|other| other.ends_with(".ipynb"));
+    hints::nearest(path, notebooks).map(|name| format!("did you mean {name}?"))
+}
