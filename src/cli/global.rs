@@ -11,7 +11,7 @@ use super::print::Format;
 #[derive(clap::Args, Clone, Debug)]
 pub struct Global {
     /// How data is printed
-    #[arg(short = 'o', long, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(id = "format", short = 'o', long = "output", global = true, value_enum, default_value_t = Format::Table)]
     pub output: Format,
     /// The folder of the state, in place of the `.jupyterflow` found upwards from the path
     #[arg(long, global = true, env = "JUPYTERFLOW_STATE", value_name = "DIR")]

@@ -82,8 +82,15 @@ enum Command {
     InternalHost(internal::Args),
 }
 
-/// The program.
+/// The program. A panic is a bug, and ends it with the code of one.
 pub fn main() -> ExitCode {
+    std::panic::catch_unwind(program).unwrap_or_else(|_| {
+        print::alert("error: this is a bug in jupyterflow: please report it with the command");
+        ExitCode::from(Code::Bug.number())
+    })
+}
+
+fn program() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -126,5 +133,15 @@ fn run(command: &Command, global: &global::Global) -> Result<Code, CliError> {
             .hint("options are listed by --help; `jupyterflow doctor` shows what is found here")),
         Command::InternalSupervise(args) => internal::run_supervisor(args),
         Command::InternalHost(args) => internal::run_host(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -40,10 +40,8 @@ pub fn plan(facts: &PipelineFacts<'_>, now: Timestamp) -> PipelinePlan {
     // What a later version will do says nothing about what this one has done.
     let later = |not_done: &NotDone| not_done.reason == Reason::NotExecutedYet;
     if planner.actions.is_empty() && planner.not_done.iter().all(later) {
-        let next = planner.ledger.schedules.iter().filter_map(|cursor| cursor.next).min();
-        let message =
-            if next.is_some() { "all is answered until the next tick" } else { "all is answered" };
-        planner.not(Reason::UpToDate, message.into(), next);
+        let (next, message) = planner.answered();
+        planner.not(Reason::UpToDate, message, next);
     }
     PipelinePlan { actions: planner.actions, not_done: planner.not_done, ledger: planner.ledger }
 }
@@ -122,6 +120,23 @@ impl Planner<'_> {
                 }
             }
         }
+    }
+
+    /// What is answered, in words, and when the next tick is.
+    fn answered(&self) -> (Option<Timestamp>, String) {
+        let cursor = &self.ledger.change;
+        let mut words = Vec::new();
+        if cursor.generation > 0 {
+            let id = RunId::new(self.facts.id, TriggerKind::Change, &cursor.generation.to_string());
+            let run = id.name(&self.facts.id.name, None);
+            words.push(format!("nothing changed since run {run}"));
+        }
+        let next = self.ledger.schedules.iter().filter_map(|cursor| cursor.next).min();
+        words.extend(next.map(|_| "the next tick is to come".to_owned()));
+        if words.is_empty() {
+            words.push("its runs are asked for by hand".into());
+        }
+        (next, words.join("; "))
     }
 
     fn orphans(&mut self) {

@@ -1,0 +1,55 @@
+# Two commands for a stranger: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(CURDIR)/target/debug/jupyterflow
+DEMO := target/demo
+export PATH := $(VENV)/bin:$(PATH)
+
+.PHONY: demo test check kill bench clean
+
+# A real pipeline of real notebooks, to its end. Typed again it starts nothing; edit a code cell
+# below $(DEMO) and it runs again.
+demo: $(VENV)/.demo
+	cargo build --quiet
+	@[ -d $(DEMO) ] || cp -r examples/digits $(DEMO)
+	@echo "The pipeline is in $(DEMO): edit a code cell there and type make demo again."
+	$(BIN) up --once $(DEMO)
+
+# All that the tests need is installed here, or said to be missing.
+test: $(VENV)/.test
+	tests/install
+	cargo test --quiet --no-fail-fast
+
+# What CI checks besides.
+check:
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --document-private-items
+
+# SIGKILL at every write and at 200 random times; some minutes.
+kill: $(VENV)/.test
+	tests/install
+	KILL_ROUNDS=200 KILL_WRITES=all cargo test --test kill -- --nocapture
+
+# Side by side with what a user would pick instead; some minutes.
+bench: $(VENV)/.bench
+	benches/run
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: examples/requirements.txt | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+$(VENV)/.test: tests/requirements.txt $(VENV)/.demo
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	$(VENV)/bin/python -m bash_kernel.install --sys-prefix
+	touch $@
+
+$(VENV)/.bench: benches/requirements.txt $(VENV)/.test
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+clean:
+	rm -rf $(DEMO)

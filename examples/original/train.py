@@ -1,0 +1,4 @@
+import sys
+
+activation, dropout = sys.argv[1:]
+print(f"train {activation} {dropout}")

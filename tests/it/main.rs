@@ -1,0 +1,22 @@
+//! The program from outside: its commands, documents, files and exit codes, on real notebooks,
+//! real kernels and real processes.
+
+mod commands;
+mod examples;
+mod exec;
+mod file;
+mod notebooks;
+mod runs;
+mod support;
+
+/// A test file that nobody lists would never run.
+#[test]
+fn every_file_is_listed() {
+    let main = include_str!("main.rs");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let stem = name.trim_end_matches(".rs");
+        assert!(stem == "main" || main.contains(&format!("mod {stem};")), "{name} is not listed");
+    }
+}
