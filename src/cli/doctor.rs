@@ -1,7 +1,5 @@
 //! `doctor`: what this machine has, what is missing, and how to get it.
 
-#![expect(clippy::disallowed_methods, reason = "looks at the machine")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

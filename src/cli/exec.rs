@@ -1,7 +1,5 @@
 //! `exec`: one notebook, with papermill's command line.
 
-#![expect(clippy::disallowed_methods, reason = "reads notebooks and parameter files")]
-
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

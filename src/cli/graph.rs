@@ -23,7 +23,7 @@ pub struct Args {
 /// The language of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Language {
-    /// Mermaid, which GitHub and JupyterLab show.
+    /// Mermaid, which GitHub and `JupyterLab` show.
     Mermaid,
     /// Graphviz.
     Dot,

@@ -1,7 +1,5 @@
 //! `init`: a first pipeline file from the notebooks that are there.
 
-#![expect(clippy::disallowed_methods, reason = "looks for notebooks and writes the file")]
-
 use std::path::{Path, PathBuf};
 
 use super::error::{CliError, Code};

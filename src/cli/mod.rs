@@ -3,6 +3,11 @@
 //! Owns wiring and words. Each command has a file of its own; only here do adapters and the loop
 //! meet.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a shell reads the clock, the files that a person names, and waits"
+)]
+
 mod doctor;
 mod documents;
 mod error;
@@ -73,7 +78,7 @@ enum Command {
     Notebook(notebook::Command),
     #[command(subcommand)]
     Generate(generate::Command),
-    /// Of JupyterFlow 0.0.x
+    /// Of `JupyterFlow` 0.0.x
     #[command(hide = true)]
     Config,
     #[command(hide = true)]

@@ -1,7 +1,5 @@
 //! `notebook`: what one notebook is, declares and would be with parameters.
 
-#![expect(clippy::disallowed_methods, reason = "writes pages")]
-
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -40,7 +38,7 @@ pub enum Command {
         notebook: PathBuf,
     },
     /// Write a notebook with its parameters, and run nothing
-    Prepare(exec::Args),
+    Prepare(Box<exec::Args>),
     /// Write a notebook as a page that runs no script
     Html {
         /// The notebook

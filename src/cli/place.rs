@@ -2,8 +2,6 @@
 //!
 //! Owns the walk upwards to `.jupyterflow/`, as git walks to `.git`.
 
-#![expect(clippy::disallowed_methods, reason = "looks for the state's folder")]
-
 use std::path::{Path, PathBuf};
 
 use super::error::CliError;
@@ -33,13 +31,10 @@ impl Place {
             CliError::usage(format!("failed to find {}: {error}", path.display()))
         })?;
         let folder = if real.is_dir() { real } else { parent(&real) };
-        let (root, state) = match state {
-            Some(state) => Self::of_state(&folder, state)?,
-            None => {
-                let above = folder.ancestors().find(|folder| folder.join(STATE).is_dir());
-                let root = above.unwrap_or(&folder).to_owned();
-                (root.clone(), root.join(STATE))
-            }
+        let (root, state) = if let Some(state) = state { Self::of_state(&folder, state)? } else {
+            let above = folder.ancestors().find(|folder| folder.join(STATE).is_dir());
+            let root = above.unwrap_or(&folder).to_owned();
+            (root.clone(), root.join(STATE))
         };
         let below = folder.strip_prefix(&root).unwrap_or(Path::new(""));
         Ok(Self { below: below.to_string_lossy().into_owned(), root, state })

@@ -2,8 +2,6 @@
 //!
 //! Owns the two streams and the output formats. A closed pipe is not an error.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
-
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 

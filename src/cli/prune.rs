@@ -1,7 +1,5 @@
 //! `prune` and `delete`: ended runs that nobody needs any more, with their results.
 
-#![expect(clippy::disallowed_methods, reason = "removes results folders")]
-
 use std::path::PathBuf;
 
 use super::error::{CliError, Code};

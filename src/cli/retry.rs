@@ -1,7 +1,5 @@
 //! `retry`: a run again, whole or from one step.
 
-#![expect(clippy::disallowed_methods, reason = "reads the pipeline file as it is now")]
-
 use std::path::PathBuf;
 
 use super::error::{CliError, Code};

@@ -96,7 +96,6 @@ impl Session {
     }
 
     /// A look, and a second one where something was written a moment ago.
-    #[expect(clippy::disallowed_methods, reason = "two looks are some time apart")]
     pub fn look_twice(&mut self, now: impl Fn() -> Timestamp) -> Result<Look, PassError> {
         let first = self.look(now())?;
         if !first.is_settling() {

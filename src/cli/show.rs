@@ -1,7 +1,5 @@
 //! `show` and `logs`: one run, whole, and what its steps wrote.
 
-#![expect(clippy::disallowed_methods, reason = "reads the logs of steps")]
-
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 

@@ -2,8 +2,6 @@
 //!
 //! Owns telling them apart, and making a pipeline of what is none yet.
 
-#![expect(clippy::disallowed_methods, reason = "reads the named file")]
-
 use std::path::{Path, PathBuf};
 
 use super::error::CliError;

@@ -2,8 +2,6 @@
 //!
 //! Owns waiting and telling. What a pass does is the loop's.
 
-#![expect(clippy::disallowed_methods, reason = "holds the lock that makes it the only one")]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

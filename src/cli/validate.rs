@@ -32,12 +32,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         let mut source =
             DirectorySource::new(&place.root, std::path::Path::new(&place.below), global.max_points);
         let one = path.is_file().then(|| place.relative(path)).transpose()?;
-        let found = match &one {
-            Some(file) => vec![source.pipeline_file(file, Timestamp::now())],
-            None => {
-                let looked = source.look(Timestamp::now());
-                looked.map_err(|error| CliError::unreachable(error.to_string()))?.files
-            }
+        let found = if let Some(file) = &one { vec![source.pipeline_file(file, Timestamp::now())] } else {
+            let looked = source.look(Timestamp::now());
+            looked.map_err(|error| CliError::unreachable(error.to_string()))?.files
         };
         for file in found {
             pipelines += file.documents.pipelines.len();

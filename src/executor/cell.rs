@@ -220,7 +220,7 @@ impl Outputs {
         match self.list.last_mut() {
             // Streams arrive in arbitrary chunks; joined, the same cell gives the same output.
             Some(Output::Stream { name: last, text: joined }) if *last == name => {
-                joined.push_str(text)
+                joined.push_str(text);
             }
             _ => self.list.push(Output::Stream { name, text: text.to_owned() }),
         }

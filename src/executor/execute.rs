@@ -3,6 +3,8 @@
 //! Owns the loop, papermill's metadata and banners, and the endings. What a message does to a cell
 //! is in `cell`, the process in `kernel`.
 
+#![expect(clippy::disallowed_methods, reason = "messages and cells carry the time")]
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;

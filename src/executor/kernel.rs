@@ -3,7 +3,6 @@
 //! Owns the connection folder, the process group and the shutdown ladder. It must not know cells.
 
 #![expect(unsafe_code, reason = "the child asks the kernel of the machine to die with its parent")]
-#![expect(clippy::disallowed_methods, reason = "starts kernels and writes connection files")]
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;

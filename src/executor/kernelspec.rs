@@ -140,7 +140,7 @@ fn interpreter_prefix() -> Vec<PathBuf> {
 
 impl KernelSpec {
     /// The command line for a connection file. `python` and its versions mean the interpreter of
-    /// the environment that the kernelspec belongs to, as jupyter_client has it.
+    /// the environment that the kernelspec belongs to, as `jupyter_client` has it.
     pub fn command(&self, connection_file: &Path) -> Vec<String> {
         let mut argv: Vec<String> = self
             .file

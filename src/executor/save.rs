@@ -3,8 +3,6 @@
 //! Owns that one rule. A reader sees the last whole version or the next, never half of one, also
 //! when the disk is full.
 
-#![expect(clippy::disallowed_methods, reason = "writes files")]
-
 use std::io::Write;
 use std::path::Path;
 

@@ -1,7 +1,9 @@
 //! Messages on the wire: frames, signatures, headers.
 //!
-//! Owns the codec of the Jupyter messaging protocol 5.x over ZeroMQ. Contents stay raw JSON, so
+//! Owns the codec of the Jupyter messaging protocol 5.x over `ZeroMQ`. Contents stay raw JSON, so
 //! that outputs reach the notebook as the kernel wrote them. It must not know what a message means.
+
+#![expect(clippy::disallowed_methods, reason = "messages and cells carry the time")]
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
@@ -108,7 +110,7 @@ impl Codec {
             return Err(WireError::Frames);
         };
         let parts = [header, parent, metadata, content];
-        if signature.as_ref() != self.signature(parts.iter().map(|part| part.as_ref())).as_bytes() {
+        if signature.as_ref() != self.signature(parts.iter().map(std::convert::AsRef::as_ref)).as_bytes() {
             return Err(WireError::Signature);
         }
         let header: Header = serde_json::from_slice(header)?;

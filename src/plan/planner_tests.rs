@@ -138,7 +138,7 @@ impl World {
     }
 
     fn later(&mut self, seconds: i64) {
-        self.now = self.now + jiff::SignedDuration::from_secs(seconds);
+        self.now += jiff::SignedDuration::from_secs(seconds);
     }
 
     fn edit(&mut self, script: &str) {

@@ -119,17 +119,13 @@ pub(super) fn read(node: &Node, report: &mut Report<'_>) -> Vec<Deployment> {
         .iter()
         .filter_map(|(key, node)| {
             let model = node.get("model")?;
-            let (step, output) = match Template::parse(model.text()?).as_ref().map(Template::parts)
-            {
-                Ok([super::reference::Part::Reference(Reference::Output { step, name, .. })]) => {
-                    (step.clone(), name.clone())
-                }
-                _ => {
-                    let message = "`model` must be one reference to an output of a step";
-                    report.error(model.place, message).hint =
-                        Some("for example {{ steps.train.outputs.model }}".into());
-                    return None;
-                }
+            let (step, output) = if let Ok([super::reference::Part::Reference(Reference::Output { step, name, .. })]) = Template::parse(model.text()?).as_ref().map(Template::parts) {
+                (step.clone(), name.clone())
+            } else {
+                let message = "`model` must be one reference to an output of a step";
+                report.error(model.place, message).hint =
+                    Some("for example {{ steps.train.outputs.model }}".into());
+                return None;
             };
             let mut gates = Vec::new();
             for gate in node.get("gates").map(Node::items).unwrap_or_default() {

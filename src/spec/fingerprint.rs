@@ -147,7 +147,7 @@ impl Fingerprint {
                     entry_changes(name, key, was, is, words);
                 }
                 "requirementsDigest" => {
-                    words.push(format!("requirements of step `{name}` changed"))
+                    words.push(format!("requirements of step `{name}` changed"));
                 }
                 _ => words.push(format!(
                     "`{key}` of step `{name}`: {} became {}",

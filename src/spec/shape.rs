@@ -37,15 +37,15 @@ pub enum Shape {
     /// Nothing at all, or an empty map.
     Nothing,
     /// A list of these.
-    List(&'static Shape),
+    List(&'static Self),
     /// One of these, or a list of them.
-    OneOrMany(&'static Shape),
+    OneOrMany(&'static Self),
     /// A map of free names to these.
-    Map(&'static Shape),
+    Map(&'static Self),
     /// A map with known keys.
     Object(&'static Table),
     /// Whichever fits first by its kind, and words for all of them.
-    Any(&'static [Shape], &'static str),
+    Any(&'static [Self], &'static str),
 }
 
 /// A map with known keys.
@@ -150,12 +150,12 @@ pub fn check(shape: &Shape, node: &Node, what: &str, report: &mut Report<'_>) {
             }
         }
         Shape::Duration => {
-            if !node.text().is_some_and(|text| text.parse::<Period>().is_ok()) {
+            if node.text().is_none_or(|text| text.parse::<Period>().is_err()) {
                 refuse("a duration of integers with s, m, h, d or w, such as 1h30m");
             }
         }
         Shape::Label => {
-            if !node.text().is_some_and(|text| text.parse::<PipelineName>().is_ok()) {
+            if node.text().is_none_or(|text| text.parse::<PipelineName>().is_err()) {
                 refuse(
                     "a name of at most 40 of a-z, 0-9 and -, with a letter or digit at each end",
                 );
@@ -224,15 +224,12 @@ fn check_table(table: &Table, node: &Node, what: &str, report: &mut Report<'_>) 
         return;
     };
     for (key, value) in entries {
-        match table.keys.iter().find(|known| known.name == key.text) {
-            Some(known) => {
-                check(&known.shape, value, &child(what, &key.text), report);
-            }
-            None => {
-                let message = format!("unknown key `{}` in {}", key.text, table.name);
-                let names: Vec<&'static str> = table.keys.iter().map(|key| key.name).collect();
-                report.error(key.place, message).hint = hints::for_key(&key.text, &names);
-            }
+        if let Some(known) = table.keys.iter().find(|known| known.name == key.text) {
+            check(&known.shape, value, &child(what, &key.text), report);
+        } else {
+            let message = format!("unknown key `{}` in {}", key.text, table.name);
+            let names: Vec<&'static str> = table.keys.iter().map(|key| key.name).collect();
+            report.error(key.place, message).hint = hints::for_key(&key.text, &names);
         }
     }
     let given = |name: &str| entries.iter().any(|(key, _)| key.text == name);

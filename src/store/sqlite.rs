@@ -1,4 +1,4 @@
-//! The store on SQLite: one file that a second process reads while the first one writes.
+//! The store on `SQLite`: one file that a second process reads while the first one writes.
 //!
 //! Owns tables, versions and durability. Claims survive power loss, step records the death of any
 //! process. On a network file system a rollback journal takes the place of the write-ahead log.

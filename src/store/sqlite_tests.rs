@@ -24,7 +24,7 @@ fn stored(key: &str) -> StoredRun {
             phase: Phase::Pending,
             reason: None,
             message: None,
-            params: Default::default(),
+            params: indexmap::IndexMap::default(),
             created_at: "2026-11-22T00:00:00Z".parse().unwrap(),
             started_at: None,
             finished_at: None,

@@ -1,6 +1,13 @@
 //! The program from outside: its commands, documents, files and exit codes, on real notebooks,
 //! real kernels and real processes.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test says what it expects by failing"
+)]
+
 mod commands;
 mod examples;
 mod exec;

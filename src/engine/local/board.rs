@@ -180,11 +180,6 @@ impl<'a> Board<'a> {
         ready
     }
 
-    /// The next moment at which a pause is over.
-    pub fn next_pause_end(&self) -> Option<Timestamp> {
-        self.tasks().into_iter().filter_map(|task| self.slot(task).not_before).min()
-    }
-
     /// Records that an attempt begins; returns its number.
     pub fn begin(&mut self, task: Task, now: Timestamp) -> u64 {
         let slot = self.slot_mut(task);

@@ -102,6 +102,8 @@ pub fn host(hosting: Hosting<'_>) -> Result<i32, StoreError> {
     host.run_to_end()
 }
 
+type TaskEnd = (Task, AttemptEnd);
+
 struct Host<'a> {
     state: &'a Path,
     root: &'a Path,
@@ -113,7 +115,7 @@ struct Host<'a> {
     store: Box<dyn Store>,
     source: Box<dyn Source>,
     slots: Slots,
-    events: (Sender<(Task, AttemptEnd)>, Receiver<(Task, AttemptEnd)>),
+    events: (Sender<TaskEnd>, Receiver<TaskEnd>),
     at_work: Vec<(Task, Slot)>,
     /// Ends the attempts.
     stop: Arc<AtomicBool>,
@@ -165,10 +167,7 @@ impl Host<'_> {
                 let stopped = self.store.run(name.as_str())?.is_some_and(|run| run.stop_requested);
                 let over = deadline.is_some_and(|deadline| now >= deadline);
                 if (stopped || over) && !self.stop.swap(true, Ordering::Relaxed) {
-                    self.run.message = Some(match over {
-                        true => "the run took longer than its timeout".into(),
-                        false => "a person stopped it".into(),
-                    });
+                    self.run.message = Some(if over { "the run took longer than its timeout".into() } else { "a person stopped it".into() });
                     self.board.stop(now);
                     self.record_all()?;
                 }

@@ -158,7 +158,7 @@ pub fn collect(
             Some(Ok(text)) => match serde_json::from_str::<IndexMap<String, Value>>(&text) {
                 Ok(values) => left.outputs.extend(values),
                 Err(error) => {
-                    missing = Some(format!("metrics file {path} is no flat JSON: {error}"))
+                    missing = Some(format!("metrics file {path} is no flat JSON: {error}"));
                 }
             },
             Some(Err(error)) => missing = Some(format!("metrics file {path}: {error}")),

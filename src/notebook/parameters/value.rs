@@ -18,9 +18,9 @@ pub enum Parameter {
     /// Text.
     Text(String),
     /// A list.
-    List(Vec<Parameter>),
+    List(Vec<Self>),
     /// A map with text keys, in order.
-    Map(Vec<(String, Parameter)>),
+    Map(Vec<(String, Self)>),
 }
 
 impl Parameter {

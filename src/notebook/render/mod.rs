@@ -112,12 +112,9 @@ fn richest(data: &Object) -> String {
         let pretty = serde_json::to_string_pretty(&value).unwrap_or_default();
         return format!("<pre>{}</pre>", escape(&pretty));
     }
-    match text("text/plain") {
-        Some(plain) => format!("<pre>{}</pre>", ansi::to_html(&plain)),
-        None => {
-            let kinds: Vec<String> = data.entries().map(|(mime, _)| mime).collect();
-            format!("<p class=\"note\">output of type {}</p>", escape(&kinds.join(", ")))
-        }
+    if let Some(plain) = text("text/plain") { format!("<pre>{}</pre>", ansi::to_html(&plain)) } else {
+        let kinds: Vec<String> = data.entries().map(|(mime, _)| mime).collect();
+        format!("<p class=\"note\">output of type {}</p>", escape(&kinds.join(", ")))
     }
 }
 
