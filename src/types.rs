@@ -228,7 +228,9 @@ impl fmt::Display for PipelineId {
 }
 
 /// Why a run is wanted. Which kinds exist is fixed by the file format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "camelCase")]
 pub enum TriggerKind {
     /// The pipeline's digest changed.
@@ -269,7 +271,9 @@ impl fmt::Display for TriggerKind {
 }
 
 /// A run's id: the digest of its identity (pipeline, trigger kind, trigger key).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct RunId(Digest);
 
@@ -307,7 +311,9 @@ impl fmt::Display for RunId {
 }
 
 /// A run's name: a DNS label that no clock reading enters, never used again for another run.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct RunName(String);
 

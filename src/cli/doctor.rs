@@ -36,7 +36,11 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let checks = [
         kernels(),
         program("python3", "--version", "for Python notebooks: install Python 3.9 or newer"),
-        program("uv", "--version", "environments from requirements are made faster: pip install uv"),
+        program(
+            "uv",
+            "--version",
+            "environments from requirements are made faster: pip install uv",
+        ),
         shell(),
         processes(),
         state(&place.state),
@@ -50,7 +54,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         let hint = check.hint.filter(|_| !check.ok).unwrap_or_default();
         vec![check.name.to_owned(), word.to_owned(), check.message.clone(), hint.to_owned()]
     };
-    let table = || print::table(&["CHECK", "STATE", "FOUND", "WHAT TO DO"], checks.iter().map(row).collect());
+    let table = || {
+        print::table(&["CHECK", "STATE", "FOUND", "WHAT TO DO"], checks.iter().map(row).collect())
+    };
     let names = || {
         let missing = checks.iter().filter(|check| !check.ok && check.needed);
         missing.map(|check| check.name.to_owned()).collect()

@@ -10,9 +10,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::error::{CliError, Code};
 use super::print;
 use crate::executor::{self, Ending, EndingPhase, Options, Outputs, Progress};
+use crate::notebook::Notebook;
 use crate::notebook::json::{Object, Raw, mark_non_finite};
 use crate::notebook::parameters::{self, Parameter, Parameters};
-use crate::notebook::Notebook;
 
 /// Execute one notebook, as papermill does.
 #[derive(clap::Args, Debug)]
@@ -209,6 +209,8 @@ fn yaml_parameters(text: &str, what: &str) -> Result<Parameters, CliError> {
 
 /// Injects the parameters and says what a person should know.
 fn prepare(notebook: &mut Notebook, args: &Args, parameters: &Parameters) -> Result<(), CliError> {
+    // Also where nothing is run, as with papermill.
+    notebook.remove_banners();
     let id = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
     let (kernel, language) = (args.kernel.as_deref(), args.language.as_deref());
     let injected = parameters::inject(notebook, parameters, kernel, language, &id)

@@ -42,7 +42,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
 fn of_run(session: &Session, stored: StoredRun) -> ExplanationDocument {
     let run = session.as_it_stands(stored.run);
     let mut because = stored.spec.because;
-    let given = run.params.iter().map(|(name, value)| format!("parameter {name} = {value} was given"));
+    let given =
+        run.params.iter().map(|(name, value)| format!("parameter {name} = {value} was given"));
     because.extend(given);
     because.extend(run.message.map(|words| format!("{}: {words}", run.phase)));
     ExplanationDocument {
@@ -61,8 +62,7 @@ fn of_pipeline(session: &mut Session, name: &str) -> Result<ExplanationDocument,
     let actions = look.plan.actions().filter(|(other, _)| **other == id);
     let actions: Vec<&Action> = actions.map(|(_, action)| action).collect();
     let next = actions.iter().find_map(|action| Some((action.run()?, *action)));
-    let because =
-        actions.iter().map(|action| format!("{}: {}", action.word(), action.reason()));
+    let because = actions.iter().map(|action| format!("{}: {}", action.word(), action.reason()));
     let mut because: Vec<String> = because.collect();
     // Without anything to do, what was done last explains most.
     let last = session.store.runs_of(&id)?.into_iter().max_by_key(|stored| stored.run.created_at);
@@ -70,7 +70,9 @@ fn of_pipeline(session: &mut Session, name: &str) -> Result<ExplanationDocument,
         let run = &last.run;
         because.push(format!(
             "the newest run is {} ({}), made because: {}",
-            run.name, run.phase, last.spec.because.join("; ")
+            run.name,
+            run.phase,
+            last.spec.because.join("; ")
         ));
     }
     Ok(ExplanationDocument {
@@ -79,14 +81,21 @@ fn of_pipeline(session: &mut Session, name: &str) -> Result<ExplanationDocument,
         phase: None,
         trigger: next.and_then(|(_, action): (_, &Action)| action.trigger().cloned()),
         because,
-        not_done: look.plan.not_done().filter(|one| one.pipeline == id.to_string()).cloned().collect(),
+        not_done: look
+            .plan
+            .not_done()
+            .filter(|one| one.pipeline == id.to_string())
+            .cloned()
+            .collect(),
     })
 }
 
 fn table(explanation: &ExplanationDocument) -> String {
     let mut lines = Vec::new();
     match (&explanation.run, explanation.phase) {
-        (Some(run), Some(phase)) => lines.push(format!("run {run} of {} is {phase}", explanation.pipeline)),
+        (Some(run), Some(phase)) => {
+            lines.push(format!("run {run} of {} is {phase}", explanation.pipeline))
+        }
         (Some(run), None) => lines.push(format!("{}: run {run} is next", explanation.pipeline)),
         (None, _) => lines.push(format!("{}: no run is wanted", explanation.pipeline)),
     }

@@ -96,7 +96,8 @@ fn tasks(run: &Run) -> Vec<&StepRecord> {
 }
 
 fn line(run: &Run, step: &StepRecord) -> String {
-    let attempt = if step.attempt > 1 { format!(" (attempt {})", step.attempt) } else { String::new() };
+    let attempt =
+        if step.attempt > 1 { format!(" (attempt {})", step.attempt) } else { String::new() };
     let time = match (step.phase.is_ended(), took(step.started_at, step.finished_at)) {
         (true, Some(time)) => format!(" in {time}"),
         _ => String::new(),
@@ -127,7 +128,8 @@ pub fn summary(place: &Place, run: &Run, folder: &str) -> String {
     let rows = run.steps.iter().map(|step| {
         let metrics = step.metrics.iter().map(|(name, value)| format!("{name}={}", number(*value)));
         let metrics = metrics.collect::<Vec<_>>().join(" ");
-        let chosen = if step.selected == Some(serde_json::Value::Bool(true)) { " (best)" } else { "" };
+        let chosen =
+            if step.selected == Some(serde_json::Value::Bool(true)) { " (best)" } else { "" };
         vec![
             format!("{}{chosen}", step.name),
             print::phase(step.phase),
@@ -138,7 +140,8 @@ pub fn summary(place: &Place, run: &Run, folder: &str) -> String {
     text.push_str("\n\n");
     text.push_str(&print::table(&["STEP", "PHASE", "TIME", "METRICS"], rows.collect()));
     let results = crate::engine::local::results_folder(folder, run.name.as_str());
-    let mut files = vec![vec!["run document".to_owned(), place.shown(&format!("{results}/run.json"))]];
+    let mut files =
+        vec![vec!["run document".to_owned(), place.shown(&format!("{results}/run.json"))]];
     for step in &run.steps {
         let swept = step.index.is_none() && step.selected.is_some();
         if let Some(notebook) = step.notebook.as_ref().filter(|_| !swept) {
@@ -164,5 +167,9 @@ pub fn summary(place: &Place, run: &Run, folder: &str) -> String {
 fn number(value: f64) -> String {
     let text = format!("{value:.4}");
     let short = text.trim_end_matches('0').trim_end_matches('.');
-    if short.parse() == Ok(value) || value.abs() >= 0.001 { short.to_owned() } else { format!("{value:e}") }
+    if short.parse() == Ok(value) || value.abs() >= 0.001 {
+        short.to_owned()
+    } else {
+        format!("{value:e}")
+    }
 }

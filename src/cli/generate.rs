@@ -48,7 +48,9 @@ pub fn run(command: &Command) -> Result<Code, CliError> {
             print::bytes(&text);
         }
         Command::Rbac | Command::Manifests => {
-            return Err(CliError::usage("this version runs on one machine and has no manifests yet"));
+            return Err(CliError::usage(
+                "this version runs on one machine and has no manifests yet",
+            ));
         }
     }
     Ok(Code::Done)

@@ -61,7 +61,8 @@ impl Global {
     pub fn engine(&self) -> Result<&'static str, CliError> {
         match self.engine {
             Some(EngineName::Argo) => {
-                Err(CliError::usage("this version has no argo engine yet").hint("use --engine local"))
+                Err(CliError::usage("this version has no argo engine yet")
+                    .hint("use --engine local"))
             }
             Some(EngineName::Local) => Ok("engine: local (asked for)"),
             None => Ok("engine: local (the default)"),

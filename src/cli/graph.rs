@@ -79,10 +79,17 @@ fn mermaid(pipeline: &Pipeline) -> String {
 
 fn dot(pipeline: &Pipeline) -> String {
     let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    let mut text = format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box];\n", quote(pipeline.name().as_str()));
+    let mut text = format!(
+        "digraph {} {{\n  rankdir=LR;\n  node [shape=box];\n",
+        quote(pipeline.name().as_str())
+    );
     for step in pipeline.steps() {
         let shape = if step.points().is_empty() { "" } else { ", peripheries=2" };
-        text.push_str(&format!("  {} [label={}{shape}];\n", quote(step.name()), quote(&label(step))));
+        text.push_str(&format!(
+            "  {} [label={}{shape}];\n",
+            quote(step.name()),
+            quote(&label(step))
+        ));
     }
     for (from, to) in edges(pipeline) {
         let name = |at: usize| quote(pipeline.steps()[at].name());

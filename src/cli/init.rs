@@ -19,7 +19,8 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Code, CliError> {
     let folder = &args.path;
-    if let Some(there) = FILE_NAMES.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
+    if let Some(there) = FILE_NAMES.iter().map(|name| folder.join(name)).find(|path| path.exists())
+    {
         return Err(CliError::usage(format!("{} is there already", there.display()))
             .hint("`jupyterflow validate` checks it"));
     }
@@ -47,10 +48,13 @@ pub fn run(args: &Args) -> Result<Code, CliError> {
 }
 
 fn first_file(folder: &Path, notebooks: &[String]) -> String {
-    let mut text = "# A run for each change of these notebooks. All keys: jupyterflow generate schema\n".to_owned();
-    let name = folder.canonicalize().ok().and_then(|path| {
-        path.file_name().map(|name| slug(&name.to_string_lossy(), 40))
-    });
+    let mut text =
+        "# A run for each change of these notebooks. All keys: jupyterflow generate schema\n"
+            .to_owned();
+    let name = folder
+        .canonicalize()
+        .ok()
+        .and_then(|path| path.file_name().map(|name| slug(&name.to_string_lossy(), 40)));
     let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "main".into());
     text.push_str(&format!("name: {}\ntriggers:\n  change: {{}}\n", quoted(&name)));
     text.push_str("  # schedule: {cron: \"0 3 * * mon\", timezone: UTC}\nsteps:\n");

@@ -5,7 +5,6 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{CliError, Code};
-use super::print;
 use crate::engine::local::{Hosting, host, supervise};
 use crate::source::DirectorySource;
 use crate::store::SqliteStore;
@@ -41,7 +40,7 @@ pub fn run_host(args: &Args) -> Result<Code, CliError> {
         root: &args.root,
         run: &run,
         jobs: args.jobs,
-        store: Box::new(SqliteStore::open(&args.state, &args.root)?),
+        store: Box::new(SqliteStore::open_again(&args.state, &args.root)?),
         source: Box::new(DirectorySource::new(&args.root, Path::new(""), usize::MAX)),
     })?;
     Ok(to_code(code))
@@ -51,9 +50,9 @@ fn to_code(code: i32) -> Code {
     match code {
         0 => Code::Done,
         128.. => u8::try_from(code - 128).map_or(Code::Failed, Code::Signal),
-        other => {
-            print::talk(&format!("ended with {other}"));
-            Code::Failed
-        }
+        1 => Code::Failed,
+        2 => Code::Usage,
+        4 => Code::Unreachable,
+        _ => Code::Bug,
     }
 }

@@ -51,7 +51,9 @@ pub enum Command {
 /// Runs the command.
 pub fn run(command: &Command, global: &Global) -> Result<Code, CliError> {
     match command {
-        Command::Digest { notebooks, kernel } => print_digests(notebooks, kernel.as_deref(), global),
+        Command::Digest { notebooks, kernel } => {
+            print_digests(notebooks, kernel.as_deref(), global)
+        }
         Command::Diff { old, new } => print_diff(old, new, global),
         Command::Params { notebook } => print_params(notebook, global),
         Command::Prepare(args) => exec::prepare_only(args),
@@ -60,9 +62,11 @@ pub fn run(command: &Command, global: &Global) -> Result<Code, CliError> {
             let html = render::html(&read_notebook(notebook)?, &title);
             match page {
                 None => print::data(&html),
-                Some(page) => crate::executor::write_whole(page, html.as_bytes()).map_err(|error| {
-                    CliError::failed(format!("failed to write {}: {error}", page.display()))
-                })?,
+                Some(page) => {
+                    crate::executor::write_whole(page, html.as_bytes()).map_err(|error| {
+                        CliError::failed(format!("failed to write {}: {error}", page.display()))
+                    })?
+                }
             }
             Ok(Code::Done)
         }
@@ -87,7 +91,8 @@ fn print_digests(
     let documents: Vec<NotebookDocument> = documents.collect::<Result<_, CliError>>()?;
     for one in &documents {
         let digest = one.digest.as_ref().map(ToString::to_string).unwrap_or_default();
-        let line = if documents.len() > 1 { format!("{digest}  {}", one.path) } else { digest.clone() };
+        let line =
+            if documents.len() > 1 { format!("{digest}  {}", one.path) } else { digest.clone() };
         print::document(global.output, "Notebook", one, || line, || vec![digest.clone()])?;
     }
     Ok(Code::Done)
@@ -111,9 +116,10 @@ fn print_diff(old: &Path, new: &Path, global: &Global) -> Result<Code, CliError>
 fn print_params(path: &Path, global: &Global) -> Result<Code, CliError> {
     let notebook = read_notebook(path)?;
     let found = declared(&notebook);
-    let rows = found.iter().flatten().map(|one| {
-        vec![one.name.clone(), one.kind.clone(), one.default.clone(), one.help.clone()]
-    });
+    let rows = found
+        .iter()
+        .flatten()
+        .map(|one| vec![one.name.clone(), one.kind.clone(), one.default.clone(), one.help.clone()]);
     let rows: Vec<Vec<String>> = rows.collect();
     let names: Vec<String> = rows.iter().map(|row| row[0].clone()).collect();
     let parameters = rows.iter().map(|row| {

@@ -31,7 +31,9 @@ impl Place {
             CliError::usage(format!("failed to find {}: {error}", path.display()))
         })?;
         let folder = if real.is_dir() { real } else { parent(&real) };
-        let (root, state) = if let Some(state) = state { Self::of_state(&folder, state)? } else {
+        let (root, state) = if let Some(state) = state {
+            Self::of_state(&folder, state)?
+        } else {
             let above = folder.ancestors().find(|folder| folder.join(STATE).is_dir());
             let root = above.unwrap_or(&folder).to_owned();
             (root.clone(), root.join(STATE))
@@ -48,7 +50,8 @@ impl Place {
             Some(root) => {
                 let (state, root) = (state.display(), root.display());
                 Err(CliError::usage(format!(
-                    "the state in {state} belongs to {root}, not to {}", folder.display()
+                    "the state in {state} belongs to {root}, not to {}",
+                    folder.display()
                 ))
                 .hint("name a path below that root, or another --state"))
             }

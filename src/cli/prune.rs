@@ -7,7 +7,7 @@ use super::global::Global;
 use super::print;
 use super::session::{LocalEngineOptions, Session};
 use crate::engine::local::results_folder;
-use crate::plan::{prunable, Run};
+use crate::plan::{Run, prunable};
 use crate::store::{Store, StoredRun};
 use crate::types::Timestamp;
 
@@ -50,7 +50,13 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     }
     let names = || going.iter().map(|stored| stored.run.name.to_string()).collect::<Vec<_>>();
     let verb = if args.dry_run { "would be removed" } else { "removed" };
-    let words = || format!("{}{} runs {verb}", names().iter().map(|name| format!("{name}\n")).collect::<String>(), going.len());
+    let words = || {
+        format!(
+            "{}{} runs {verb}",
+            names().iter().map(|name| format!("{name}\n")).collect::<String>(),
+            going.len()
+        )
+    };
     let runs: Vec<&Run> = going.iter().map(|stored| &stored.run).collect();
     print::document(global.output, "RunList", &runs, words, names)?;
     Ok(Code::Done)

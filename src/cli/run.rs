@@ -105,8 +105,11 @@ pub fn ask(
         print::talk(&format!("warning: {warning}"));
     }
     if how.detach {
-        let applied =
-            reconcile::start_what_is_next(&mut session.world(), &stored.pipeline, Timestamp::now())?;
+        let applied = reconcile::start_what_is_next(
+            &mut session.world(),
+            &stored.pipeline,
+            Timestamp::now(),
+        )?;
         if let Some(error) = applied.failed.first() {
             return Err(CliError::unreachable(error.to_string()));
         }
@@ -134,6 +137,12 @@ fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<
             }
         }
         tick += 1;
+        if !session.store.is_in_place() {
+            let state = session.place.state.display();
+            let message = format!("the state in {state} was moved or removed while the run was on");
+            return Err(CliError::unreachable(message)
+                .hint("where it lies now, `jupyterflow up` takes the run up again"));
+        }
         let Some(run) = session.run(name)? else {
             return Err(CliError::failed(format!("run {name} was deleted while it ran")));
         };
@@ -163,12 +172,7 @@ fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<
 }
 
 /// Prints what came of a run.
-pub fn report(
-    global: &Global,
-    session: &Session,
-    run: &Run,
-    folder: &str,
-) -> Result<(), CliError> {
+pub fn report(global: &Global, session: &Session, run: &Run, folder: &str) -> Result<(), CliError> {
     let names = || vec![run.name.to_string()];
     if global.output == Format::Table && global.quiet {
         return Ok(());

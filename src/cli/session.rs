@@ -57,12 +57,7 @@ impl Session {
         Ok(Self::new(global, place, store, options))
     }
 
-    fn new(
-        global: &Global,
-        place: Place,
-        store: SqliteStore,
-        options: LocalEngineOptions,
-    ) -> Self {
+    fn new(global: &Global, place: Place, store: SqliteStore, options: LocalEngineOptions) -> Self {
         let source = DirectorySource::new(&place.root, Path::new(&place.below), global.max_points);
         let jobs = options.jobs.unwrap_or_else(processors);
         let engine = LocalEngine::new(&place.state, &place.root, jobs, options.foreground);
@@ -87,11 +82,8 @@ impl Session {
 
     /// One look at an instant.
     pub fn look(&mut self, now: Timestamp) -> Result<Look, PassError> {
-        let mut world = World {
-            source: &mut self.source,
-            store: &mut self.store,
-            engine: &mut self.engine,
-        };
+        let mut world =
+            World { source: &mut self.source, store: &mut self.store, engine: &mut self.engine };
         reconcile::look(&mut world, &mut self.memory, &self.scope, now)
     }
 
@@ -117,7 +109,8 @@ impl Session {
                 Ok(self.store.run(one.run.name.as_str())?.unwrap_or_else(|| one.clone()))
             }
             (Some(one), Some(other)) => Err(CliError::usage(format!(
-                "{name:?} is the beginning of several runs: {}, {}", one.run.name, other.run.name
+                "{name:?} is the beginning of several runs: {}, {}",
+                one.run.name, other.run.name
             ))),
             _ => Err(CliError::usage(format!("there is no run {name:?}"))
                 .hint("`jupyterflow status` lists the runs of this place")),
@@ -129,7 +122,9 @@ impl Session {
         let known: Vec<&PipelineId> = look.pipelines().map(|(id, _)| id).collect();
         let found: Vec<&&PipelineId> = known
             .iter()
-            .filter(|id| id.to_string() == name || id.qualified() == name || id.name.as_str() == name)
+            .filter(|id| {
+                id.to_string() == name || id.qualified() == name || id.name.as_str() == name
+            })
             .collect();
         match found[..] {
             [one] => Ok((**one).clone()),

@@ -83,9 +83,10 @@ pub fn logs(args: &Logs, global: &Global) -> Result<Code, CliError> {
 
 /// The logs that are meant: names of steps and paths.
 fn wanted(run: &Run, step: Option<&str>) -> Result<Vec<(String, String)>, CliError> {
-    let all = run.steps.iter().filter(|record| step.is_none_or(|step| {
-        record.name == step || record.base_name() == step
-    }));
+    let all = run
+        .steps
+        .iter()
+        .filter(|record| step.is_none_or(|step| record.name == step || record.base_name() == step));
     let found: Vec<_> = all.map(|record| (record.name.clone(), record.log.clone())).collect();
     if let Some(step) = step.filter(|_| found.is_empty() && !run.steps.is_empty()) {
         let names: Vec<&str> = run.steps.iter().map(|record| record.name.as_str()).collect();

@@ -17,7 +17,8 @@ pub struct Signals {
 impl Signals {
     /// Listens from now on.
     pub fn listen() -> Result<Self, CliError> {
-        let counts = [SIGINT, SIGTERM, SIGHUP].map(|signal| (signal, Arc::new(AtomicUsize::new(0))));
+        let counts =
+            [SIGINT, SIGTERM, SIGHUP].map(|signal| (signal, Arc::new(AtomicUsize::new(0))));
         for (signal, count) in &counts {
             let count = Arc::clone(count);
             let raise = move || {

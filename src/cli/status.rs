@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::documents::{
-    PipelineStatus, SourceStatus, StatusDocument, TriggerState, TriggerStatus,
-};
+use super::documents::{PipelineStatus, SourceStatus, StatusDocument, TriggerState, TriggerStatus};
 use super::error::{CliError, Code};
 use super::follow::took;
 use super::global::Global;
@@ -187,7 +185,13 @@ fn table(status: &StatusDocument, now: Timestamp) -> String {
             format!("{}:{}", pipeline.folder, pipeline.name)
         };
         let triggers: Vec<&str> = pipeline.triggers.iter().map(|one| one.kind.word()).collect();
-        let ready = if pipeline.suspended { "suspended" } else if pipeline.ready { "yes" } else { "no" };
+        let ready = if pipeline.suspended {
+            "suspended"
+        } else if pipeline.ready {
+            "yes"
+        } else {
+            "no"
+        };
         vec![
             name,
             ready.to_owned(),
@@ -200,7 +204,10 @@ fn table(status: &StatusDocument, now: Timestamp) -> String {
     if pipelines.is_empty() {
         parts.push("no pipeline here; `jupyterflow init` writes a first one".into());
     } else {
-        parts.push(print::table(&["PIPELINE", "READY", "TRIGGERS", "NEXT RUN", "MESSAGE"], pipelines));
+        parts.push(print::table(
+            &["PIPELINE", "READY", "TRIGGERS", "NEXT RUN", "MESSAGE"],
+            pipelines,
+        ));
     }
     let runs = status.runs.iter().map(|run| {
         let time = took(run.started_at, run.finished_at.or(run.started_at.map(|_| now)));

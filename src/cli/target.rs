@@ -43,11 +43,9 @@ impl Definition {
         let target = match (target, file, flow) {
             (None, None, None) => Target::File(in_folder(Path::new("."))?),
             (Some(target), None, None) => tell(target)?,
-            (None, Some(file), None) => Target::File(if file.is_dir() {
-                in_folder(file)?
-            } else {
-                file.to_owned()
-            }),
+            (None, Some(file), None) => {
+                Target::File(if file.is_dir() { in_folder(file)? } else { file.to_owned() })
+            }
             (None, None, Some(flow)) => Target::Flow(flow.to_owned(), PathBuf::from(".")),
             _ => {
                 return Err(CliError::usage("TARGET, -f and -c are three ways to say the same")
@@ -149,10 +147,12 @@ fn choose(documents: Documents, file: &str, name: Option<&str>) -> Result<Pipeli
         documents.pipelines.iter().map(|pipeline| pipeline.name().to_string()).collect();
     let mut pipelines = documents.pipelines.into_iter();
     match name {
-        Some(name) => pipelines.find(|pipeline| pipeline.name().as_str() == name).ok_or_else(|| {
-            CliError::usage(format!("{file} has no pipeline `{name}`"))
-                .hint(format!("it has {}", names.join(", ")))
-        }),
+        Some(name) => {
+            pipelines.find(|pipeline| pipeline.name().as_str() == name).ok_or_else(|| {
+                CliError::usage(format!("{file} has no pipeline `{name}`"))
+                    .hint(format!("it has {}", names.join(", ")))
+            })
+        }
         None if names.len() > 1 => {
             Err(CliError::usage(format!("{file} has several pipelines: {}", names.join(", ")))
                 .hint("say which with --pipeline NAME"))

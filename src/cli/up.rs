@@ -51,7 +51,9 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let engine = global.engine()?;
-    for (given, option) in [(args.config.is_some(), "--config"), (args.listen.is_some(), "--listen")] {
+    for (given, option) in
+        [(args.config.is_some(), "--config"), (args.listen.is_some(), "--listen")]
+    {
         if given {
             return Err(CliError::usage(format!("{option} is not executed yet by this version")));
         }
@@ -175,6 +177,12 @@ fn forever(
     let mut told = BTreeSet::new();
     let mut open: BTreeSet<RunName> = BTreeSet::new();
     loop {
+        if !session.store.is_in_place() {
+            let state = session.place.state.display();
+            return Err(CliError::unreachable(format!(
+                "the state in {state} was moved or removed"
+            )));
+        }
         let pulse = session.store.pulse()?;
         let mut next = None;
         match session.look(Timestamp::now()) {

@@ -29,10 +29,15 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let (mut problems, mut pipelines, mut files) = (Vec::new(), 0, Vec::new());
     for path in &args.paths {
         let place = Place::find(path, global.state.as_deref())?;
-        let mut source =
-            DirectorySource::new(&place.root, std::path::Path::new(&place.below), global.max_points);
+        let mut source = DirectorySource::new(
+            &place.root,
+            std::path::Path::new(&place.below),
+            global.max_points,
+        );
         let one = path.is_file().then(|| place.relative(path)).transpose()?;
-        let found = if let Some(file) = &one { vec![source.pipeline_file(file, Timestamp::now())] } else {
+        let found = if let Some(file) = &one {
+            vec![source.pipeline_file(file, Timestamp::now())]
+        } else {
             let looked = source.look(Timestamp::now());
             looked.map_err(|error| CliError::unreachable(error.to_string()))?.files
         };

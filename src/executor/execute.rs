@@ -18,14 +18,13 @@ use super::kernel::{Event, Kernel, KernelError};
 use super::kernelspec::choose;
 use super::save::write_whole;
 use crate::notebook::json::{Object, Raw};
+use crate::notebook::model::BANNER_TAG;
 use crate::notebook::{Cell, CellKind, Notebook};
 
 /// After an interrupt a cell may take this long to end before the kernel is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// After the reply the idle status may take this long; then outputs may be missing.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
-/// The tag of papermill's error banners.
-const BANNER_TAG: &str = "papermill-error-cell-tag";
 
 /// What to execute and how.
 pub struct Options {
@@ -136,7 +135,7 @@ pub async fn execute(
 
 /// Clears what an earlier run left, as papermill does.
 fn prepare(notebook: &mut Notebook) {
-    notebook.cells.retain(|cell| !cell.has_tag(BANNER_TAG));
+    notebook.remove_banners();
     notebook.upgrade_to_4_5(|| uuid::Uuid::new_v4().simple().to_string()[..8].to_owned());
     let pending = json!({
         "duration": null, "end_time": null, "exception": null, "start_time": null,

@@ -110,7 +110,9 @@ impl Codec {
             return Err(WireError::Frames);
         };
         let parts = [header, parent, metadata, content];
-        if signature.as_ref() != self.signature(parts.iter().map(std::convert::AsRef::as_ref)).as_bytes() {
+        if signature.as_ref()
+            != self.signature(parts.iter().map(std::convert::AsRef::as_ref)).as_bytes()
+        {
             return Err(WireError::Signature);
         }
         let header: Header = serde_json::from_slice(header)?;

@@ -7,13 +7,13 @@
 use serde_json::{Value, json};
 
 use super::diff::Outline;
-use super::model::{Cell, CellKind, Notebook};
+use super::model::{BANNER_TAG, Cell, CellKind, Notebook};
 use crate::types::Digest;
 
 /// Tags that change what a run does, in the order in which they are hashed.
 const TAGS: [&str; 3] = ["parameters", "raises-exception", "skip-execution"];
 /// Tags of cells that papermill (or we) put into executed notebooks.
-const INJECTED: [&str; 2] = ["injected-parameters", "papermill-error-cell-tag"];
+const INJECTED: [&str; 2] = ["injected-parameters", BANNER_TAG];
 
 /// The digest, with the kernel that the step names, else the notebook's own.
 pub fn digest(notebook: &Notebook, kernel: Option<&str>) -> Digest {

@@ -64,7 +64,15 @@ pub enum CellKind {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cell(Object);
 
+/// The tag of papermill's error banners.
+pub const BANNER_TAG: &str = "papermill-error-cell-tag";
+
 impl Notebook {
+    /// Removes the banners that an earlier failure left.
+    pub fn remove_banners(&mut self) {
+        self.cells.retain(|cell| !cell.has_tag(BANNER_TAG));
+    }
+
     /// Reads nbformat 4, and 3 by converting it.
     ///
     /// # Errors

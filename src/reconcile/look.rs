@@ -317,11 +317,7 @@ fn run_facts(world: &World<'_>, id: &PipelineId) -> Result<Vec<RunFact>, StoreEr
 
 fn fact(engine: &dyn Engine, stored: StoredRun) -> RunFact {
     let run = stored.run;
-    let host = if run.phase.is_ended() {
-        Observed::Absent
-    } else {
-        engine.observe(&run.name)
-    };
+    let host = if run.phase.is_ended() { Observed::Absent } else { engine.observe(&run.name) };
     RunFact {
         host,
         name: run.name,
@@ -344,4 +340,3 @@ fn revision_of(files: &[PipelineFile]) -> String {
         .collect();
     Digest::of_json("jupyterflow/revision/v1", &serde_json::json!(all)).to_string()
 }
-

@@ -183,7 +183,8 @@ fn kept_steps(
     for &before in &pipeline.graph().ancestors(start) {
         let name = pipeline.steps()[before].name();
         if !succeeded(name) {
-            let message = format!("step `{name}`, which `{from}` needs, did not succeed in that run");
+            let message =
+                format!("step `{name}`, which `{from}` needs, did not succeed in that run");
             let hint = Some(format!("retry from `{name}`, or without --from"));
             return Err(RequestError::Refused { message, hint });
         }

@@ -11,8 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{PipelineFile, Snapshot, Source, SourceError};
-use crate::notebook::{Notebook, parameters};
 use crate::notebook::diff::Outline;
+use crate::notebook::{Notebook, parameters};
 use crate::spec::fingerprint::{InputMatcher, literal_prefix};
 use crate::spec::{self, Documents, FILE_NAMES, FileState, Pipeline, Problem, Work};
 use crate::types::{Digest, Hasher, Timestamp};
@@ -247,7 +247,8 @@ impl Source for DirectorySource {
                 Ok(entry) => entry,
                 Err(error) => {
                     let folder = error.path().map(|path| self.relative(path));
-                    let why = error.io_error().map_or_else(|| "unreadable".into(), ToString::to_string);
+                    let why =
+                        error.io_error().map_or_else(|| "unreadable".into(), ToString::to_string);
                     snapshot.unreadable.extend(folder.map(|folder| (folder, why)));
                     continue;
                 }

@@ -119,7 +119,10 @@ pub(super) fn read(node: &Node, report: &mut Report<'_>) -> Vec<Deployment> {
         .iter()
         .filter_map(|(key, node)| {
             let model = node.get("model")?;
-            let (step, output) = if let Ok([super::reference::Part::Reference(Reference::Output { step, name, .. })]) = Template::parse(model.text()?).as_ref().map(Template::parts) {
+            let (step, output) = if let Ok(
+                [super::reference::Part::Reference(Reference::Output { step, name, .. })],
+            ) = Template::parse(model.text()?).as_ref().map(Template::parts)
+            {
                 (step.clone(), name.clone())
             } else {
                 let message = "`model` must be one reference to an output of a step";

@@ -72,7 +72,9 @@ impl Fingerprint {
         let key = self.steps.get(step).and_then(Value::as_object);
         let maps = ["scripts", "inputs"].iter().filter_map(|word| key?.get(*word)?.as_object());
         let files = maps.flatten();
-        files.filter_map(|(path, digest)| Some((path.clone(), digest.as_str()?.parse().ok()?))).collect()
+        files
+            .filter_map(|(path, digest)| Some((path.clone(), digest.as_str()?.parse().ok()?)))
+            .collect()
     }
 
     /// What changed since an earlier one, in words, most telling first.
@@ -354,7 +356,12 @@ mod tests {
     use crate::spec::parse;
 
     fn file(text: &str) -> FileState {
-        FileState { digest: Digest::of_bytes(text.as_bytes()), modified: None, outline: None, declared: None }
+        FileState {
+            digest: Digest::of_bytes(text.as_bytes()),
+            modified: None,
+            outline: None,
+            declared: None,
+        }
     }
 
     fn print(yaml: &str, files: &[(&str, &str)]) -> Fingerprint {

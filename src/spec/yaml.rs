@@ -153,7 +153,10 @@ pub fn parse(text: &str) -> Result<Vec<Node>, YamlError> {
     // or of a pool has.
     std::thread::scope(|scope| {
         let parser = std::thread::Builder::new().stack_size(STACK_BYTES);
-        match parser.spawn_scoped(scope, || parse_here(text)).map(std::thread::ScopedJoinHandle::join) {
+        match parser
+            .spawn_scoped(scope, || parse_here(text))
+            .map(std::thread::ScopedJoinHandle::join)
+        {
             Ok(Ok(parsed)) => parsed,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
             Err(error) => Err(YamlError {

@@ -145,6 +145,8 @@ pub trait Store {
     fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError>;
     /// Pipelines with a run that has not ended, whether they have a row or not.
     fn busy_pipelines(&self) -> Result<Vec<PipelineId>, StoreError>;
+    /// Whether the state still lies where it was opened: it may have been moved or removed.
+    fn is_in_place(&self) -> bool;
     /// Rises whenever another look could give another plan.
     fn pulse(&self) -> Result<i64, StoreError>;
     /// One run with its steps.

@@ -5,10 +5,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "opens the state's folder and its lock")]
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
+};
 use rustix::fs::FlockOperation;
 
 use super::{Commit, FileText, RunSpec, StepState, Store, StoreError, StoredPipeline, StoredRun};
@@ -88,6 +91,15 @@ impl Journal {
 pub struct SqliteStore {
     connection: Connection,
     folder: PathBuf,
+    /// Device and inode of the file as it was opened.
+    file: Option<(u64, u64)>,
+}
+
+const FILE: &str = "state.db";
+
+fn identity(folder: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(folder.join(FILE)).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 impl SqliteStore {
@@ -111,11 +123,27 @@ impl SqliteStore {
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)
             .map_err(|error| broken(error.to_string()))?;
         let connection =
-            Connection::open(folder.join("state.db")).map_err(|error| broken(error.to_string()))?;
-        let mut store = Self { connection, folder: folder.to_owned() };
+            Connection::open(folder.join(FILE)).map_err(|error| broken(error.to_string()))?;
+        let mut store = Self { connection, folder: folder.to_owned(), file: None };
         store.prepare(root)?;
+        store.file = identity(folder);
         drop(lock);
         Ok(store)
+    }
+
+    /// Opens a state that must be there already: one that was moved is not made anew.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; also where there is none.
+    pub fn open_again(folder: &Path, root: &Path) -> Result<Self, StoreError> {
+        if identity(folder).is_none() {
+            let folder = folder.display().to_string();
+            return Err(StoreError::Database {
+                folder,
+                message: "it is not there any more".into(),
+            });
+        }
+        Self::open(folder, root)
     }
 
     /// Opens a state for reading only: it may lie on a medium that cannot be written, and nothing
@@ -124,7 +152,7 @@ impl SqliteStore {
     /// # Errors
     /// The state cannot be read, or is of another version.
     pub fn open_to_read(folder: &Path) -> Result<Option<Self>, StoreError> {
-        let file = folder.join("state.db");
+        let file = folder.join(FILE);
         if !file.exists() {
             return Ok(None);
         }
@@ -148,7 +176,8 @@ impl SqliteStore {
             let folder = folder.display().to_string();
             return Err(StoreError::Newer { folder, found, known: VERSION });
         }
-        Ok((found == VERSION).then(|| Self { connection, folder: folder.to_owned() }))
+        let file = identity(folder);
+        Ok((found == VERSION).then(|| Self { connection, folder: folder.to_owned(), file }))
     }
 
     /// A state that nobody keeps, for looks at a place that has none.
@@ -163,7 +192,7 @@ impl SqliteStore {
         };
         let connection = Connection::open_in_memory().map_err(broken)?;
         connection.execute_batch(TABLES).map_err(broken)?;
-        Ok(Self { connection, folder })
+        Ok(Self { connection, folder, file: None })
     }
 
     /// The root that the state serves.
@@ -402,6 +431,10 @@ impl Store for SqliteStore {
         Ok(rows.map_err(|error| self.broken(&error))?.into_iter().flatten().collect())
     }
 
+    fn is_in_place(&self) -> bool {
+        self.file == identity(&self.folder)
+    }
+
     fn pulse(&self) -> Result<i64, StoreError> {
         self.connection
             .prepare_cached("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'pulse'")
@@ -489,7 +522,10 @@ impl Store for SqliteStore {
     fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<(), StoreError> {
         self.durably(|transaction| {
             transaction
-                .execute("UPDATE runs SET spec = ?2 WHERE name = ?1", params![run.as_str(), text(spec)])
+                .execute(
+                    "UPDATE runs SET spec = ?2 WHERE name = ?1",
+                    params![run.as_str(), text(spec)],
+                )
                 .map(|_| Ok(()))
         })
     }

@@ -32,7 +32,10 @@ fn digits_trains_a_sweep_and_says_which_cell_made_it_run_again() {
     assert!(place.path(model).is_file());
     let page = step(run, "report")["notebook"].as_str().unwrap().replace(".ipynb", ".html");
     let page = place.read(&page);
-    assert!(page.contains("data:image/png;base64,") && page.contains("<table"), "a picture, a table");
+    assert!(
+        page.contains("data:image/png;base64,") && page.contains("<table"),
+        "a picture, a table"
+    );
 
     place.run(&["up", "--once"]).expect(0).says("nothing changed since run digits-");
     assert_eq!(place.runs().len(), 1);

@@ -196,7 +196,10 @@ fn kernels_that_are_not_there_are_named_with_those_that_are() {
         .says("kernel \"julia-1.9\" is not installed")
         .says("python3")
         .says("bash");
-    place.write("none.ipynb", r#"{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}"#);
+    place.write(
+        "none.ipynb",
+        r#"{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}"#,
+    );
     place.run(&["exec", "none.ipynb", "out.ipynb"]).expect(1).says("names no kernel");
     place.run(&["exec", "none.ipynb", "out.ipynb", "-k", "python3"]).expect(0);
     let mut bare = Place::new();
@@ -214,7 +217,10 @@ fn bad_notebooks_get_a_clear_word() {
     place.run(&["exec", "cut.ipynb", "out.ipynb"]).expect(2).says("cut.ipynb");
     place.write("old.ipynb", r#"{"worksheets": [], "metadata": {}, "nbformat": 2}"#);
     place.run(&["exec", "old.ipynb", "out.ipynb"]).expect(2).says("nbformat 2");
-    place.run(&["exec", "missing.ipynb", "out.ipynb"]).expect(2).says("failed to read missing.ipynb");
+    place
+        .run(&["exec", "missing.ipynb", "out.ipynb"])
+        .expect(2)
+        .says("failed to read missing.ipynb");
     place.notebook("in.ipynb", &["1"]);
     place.run(&["exec", "in.ipynb", "in.ipynb"]).expect(2).says("is the input itself");
     place.run(&["exec", "in.ipynb", "no/folder/out.ipynb"]).expect(2).says("does not exist");
@@ -269,7 +275,11 @@ fn plain_lines_where_nobody_watches_and_notebooks_through_pipes() {
     let place = Place::new();
     place.notebook("in.ipynb", &["print('hello')", "2"]);
     let ended = place.run(&["exec", "in.ipynb", "-"]).expect(0);
-    assert!(ended.stderr.contains("cell 1/2") && ended.stderr.contains("cell 2/2"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("cell 1/2") && ended.stderr.contains("cell 2/2"),
+        "{}",
+        ended.stderr
+    );
     assert_eq!(ended.json()["cells"].as_array().unwrap().len(), 2);
     let log = place.run(&["exec", "in.ipynb", "out.ipynb", "--log-output"]).expect(0);
     assert!(log.stdout.contains("hello"));

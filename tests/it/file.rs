@@ -22,7 +22,8 @@ fn all_problems_come_at_once_with_line_column_and_hint() {
                 b: {run: 'echo {{ steps.c.outputs.x }}', retries: -1}\n";
     place.write("jupyterflow.yaml", text);
     let found = problems(&place, "jupyterflow.yaml");
-    let places: Vec<_> = found.iter().map(|p| (p["line"].as_u64(), p["severity"].as_str())).collect();
+    let places: Vec<_> =
+        found.iter().map(|p| (p["line"].as_u64(), p["severity"].as_str())).collect();
     assert_eq!(found.len(), 4, "{found:?}");
     assert!(places.iter().all(|(line, severity)| line.unwrap() > 0 && *severity == Some("error")));
     assert!(found.iter().any(|p| p["hint"] == "did you mean `steps`?"), "{found:?}");
@@ -41,14 +42,15 @@ fn what_only_the_files_can_show_is_said_too() {
         "steps:\n  t:\n    notebook: train.ipynb\n    params: {epoch: 2}\n  u: {notebook: tarin.ipynb}\n",
     );
     let ended = place.run(&["validate"]).expect(2);
-    assert!(ended.stderr.contains(":4:14: warning: step `t`: train.ipynb declares no parameter `epoch`"));
+    assert!(
+        ended
+            .stderr
+            .contains(":4:14: warning: step `t`: train.ipynb declares no parameter `epoch`")
+    );
     assert!(ended.stderr.contains("did you mean `epochs`?"), "{}", ended.stderr);
     assert!(ended.stderr.contains("notebook tarin.ipynb: it is not there"), "{}", ended.stderr);
     assert!(ended.stderr.contains("did you mean train.ipynb?"), "{}", ended.stderr);
-    place.write(
-        "jupyterflow.yaml",
-        "steps: {t: {notebook: train.ipynb, params: {epoch: 2}}}\n",
-    );
+    place.write("jupyterflow.yaml", "steps: {t: {notebook: train.ipynb, params: {epoch: 2}}}\n");
     place.run(&["validate"]).expect(0);
     place.run(&["validate", "--strict"]).expect(2);
 }
@@ -74,10 +76,17 @@ fn other_tools_words_are_understood() {
     }
     // Below the right words the steps of DVC and Ploomber are understood too.
     let place = Place::new();
-    place.write("jupyterflow.yaml", "steps: {a: {cmd: x, deps: [b], outs: [c], upstream: d, matrix: {}}}");
+    place.write(
+        "jupyterflow.yaml",
+        "steps: {a: {cmd: x, deps: [b], outs: [c], upstream: d, matrix: {}}}",
+    );
     let ended = place.run(&["validate"]).expect(2);
     for word in ["`run`", "`needs`", "`outputs`", "`sweep`"] {
-        assert!(ended.stderr.contains(&format!("did you mean {word}?")), "{word}: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(&format!("did you mean {word}?")),
+            "{word}: {}",
+            ended.stderr
+        );
     }
 }
 
@@ -163,21 +172,54 @@ fn the_schema_and_the_program_agree() {
     cases.push(("design".into(), design.into()));
     let base = "steps:\n  a: {run: x}\n";
     for extra in [
-        "name: 5", "name: Bad", "version: 2", "triggers: never", "triggers: {change: 1}", "history: 3",
-        "triggers: {schedule: {cron: 3}}", "triggers: {stale: {}}", "triggers: {stale: {maxAge: 5}}",
-        "triggers: {check: {every: 5m}}", "concurrency: maybe", "params: [1]", "timeout: soon",
-        "retries: many", "retries: 1.5", "env: {A: [1]}", "secrets: {A: b}", "inputs: {a: b}",
-        "deploy: {p: {}}", "unknown: 1", "history: {successful: -1}", "flow: a.ipynb",
-        "resources: {cpu: lots}", "resources: {memory: 4 gigs}", "resources: {gpu: 0.5}",
-        "description: [x]", "kernel: 3", "requirements: [a]", "tolerations: x", "nodeSelector: [x]",
+        "name: 5",
+        "name: Bad",
+        "version: 2",
+        "triggers: never",
+        "triggers: {change: 1}",
+        "history: 3",
+        "triggers: {schedule: {cron: 3}}",
+        "triggers: {stale: {}}",
+        "triggers: {stale: {maxAge: 5}}",
+        "triggers: {check: {every: 5m}}",
+        "concurrency: maybe",
+        "params: [1]",
+        "timeout: soon",
+        "retries: many",
+        "retries: 1.5",
+        "env: {A: [1]}",
+        "secrets: {A: b}",
+        "inputs: {a: b}",
+        "deploy: {p: {}}",
+        "unknown: 1",
+        "history: {successful: -1}",
+        "flow: a.ipynb",
+        "resources: {cpu: lots}",
+        "resources: {memory: 4 gigs}",
+        "resources: {gpu: 0.5}",
+        "description: [x]",
+        "kernel: 3",
+        "requirements: [a]",
+        "tolerations: x",
+        "nodeSelector: [x]",
     ] {
         cases.push((extra.to_owned(), format!("{extra}\n{base}")));
     }
     for step in [
-        "{}", "{run: x, notebook: y.ipynb}", "{run: [x]}", "{run: x, needs: 3}", "{run: x, sweep: 1}",
-        "{run: x, sweep: {a: 1}}", "{run: x, sweep: {a: [1]}, best: {metric: m}}", "{run: ''}",
-        "{run: x, sweep: {a: [1]}, best: {metric: m, goal: most}}", "{run: x, outputs: [y]}",
-        "{run: x, metrics: [y]}", "{run: x, timeout: 3}", "{resource: {}}", "{run: x, color: red}",
+        "{}",
+        "{run: x, notebook: y.ipynb}",
+        "{run: [x]}",
+        "{run: x, needs: 3}",
+        "{run: x, sweep: 1}",
+        "{run: x, sweep: {a: 1}}",
+        "{run: x, sweep: {a: [1]}, best: {metric: m}}",
+        "{run: ''}",
+        "{run: x, sweep: {a: [1]}, best: {metric: m, goal: most}}",
+        "{run: x, outputs: [y]}",
+        "{run: x, metrics: [y]}",
+        "{run: x, timeout: 3}",
+        "{resource: {}}",
+        "{run: x, color: red}",
     ] {
         cases.push((step.to_owned(), format!("steps:\n  a: {step}\n")));
     }
@@ -217,7 +259,10 @@ print(json.dumps([all(validator.is_valid(one) for one in case) for case in cases
 #[test]
 fn every_document_fits_its_schema() {
     let place = Place::of_example("original");
-    place.write("jupyterflow.yaml", "triggers: {change: {}, schedule: '@daily'}\nsteps: {a: {run: 'true'}}");
+    place.write(
+        "jupyterflow.yaml",
+        "triggers: {change: {}, schedule: '@daily'}\nsteps: {a: {run: 'true'}}",
+    );
     let plan = place.document(&["plan"]);
     let run = place.document(&["run", "."]);
     let mut documents = vec![

@@ -1,1 +1,234 @@
-//! notebooks
+//! Notebooks from outside: other tools run, read and parameterise them, and ours agree.
+
+use serde_json::Value;
+
+use crate::support::{Ended, Place, python};
+
+fn digest(place: &Place, path: &str) -> String {
+    place.run(&["notebook", "digest", path]).expect(0).stdout.trim().to_owned()
+}
+
+/// Notebooks that another package ships for its own tests.
+fn shipped(place: &Place, package: &str, folder: &str) -> Vec<std::path::PathBuf> {
+    let script = "import importlib, os, sys\nprint(os.path.dirname(importlib.import_module(sys.argv[1]).__file__))";
+    let root = place.python(script, &[package]);
+    let folder = std::path::Path::new(root.trim()).join(folder);
+    let mut found: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "ipynb"))
+        .collect();
+    found.sort();
+    assert!(found.len() > 10, "{package} ships notebooks in {}", folder.display());
+    found
+}
+
+#[test]
+fn running_again_through_any_tool_never_changes_the_digest() {
+    let place = Place::new();
+    let cells =
+        ["#tag parameters\na = 1", "import random\nrandom.random()", "print(a)", "", "1 / 1"];
+    place.notebook("n.ipynb", &cells);
+    let before = digest(&place, "n.ipynb");
+    assert!(before.starts_with("sha256:") && before.len() == 71, "{before}");
+    let papermill = |from: &str, to: &str, extra: &[&str]| {
+        let mut command = place.command(python());
+        command.args(["-m", "papermill", from, to, "--no-progress-bar"]).args(extra);
+        Ended::from(command.output().unwrap()).expect(0);
+    };
+    papermill("n.ipynb", "papermill.ipynb", &["-p", "a", "7"]);
+    papermill("papermill.ipynb", "again.ipynb", &["-p", "a", "8"]);
+    place.run(&["exec", "n.ipynb", "ours.ipynb", "-p", "a", "9"]).expect(0);
+    for name in ["nbconvert", "nbclient"] {
+        std::fs::copy(place.path("n.ipynb"), place.path(&format!("{name}.ipynb"))).unwrap();
+    }
+    for command in [
+        &["-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", "nbconvert.ipynb"][..],
+        &["-m", "jupyter", "execute", "--inplace", "nbclient.ipynb"],
+    ] {
+        let mut python = place.command(python());
+        Ended::from(python.args(command).output().unwrap()).expect(0);
+    }
+    for name in ["papermill", "again", "ours", "nbconvert", "nbclient"] {
+        assert_eq!(digest(&place, &format!("{name}.ipynb")), before, "{name}");
+    }
+    // A failed run with its banners is no change either.
+    place.notebook("bad.ipynb", &["1", "1 / 0", "2"]);
+    let before = digest(&place, "bad.ipynb");
+    place.run(&["exec", "bad.ipynb", "failed.ipynb"]).expect(1);
+    assert_eq!(digest(&place, "failed.ipynb"), before);
+    // An edited code cell always is.
+    place.notebook("edited.ipynb", &["1", "1 / 0 ", "2"]);
+    assert_ne!(digest(&place, "edited.ipynb"), before);
+    place.run(&["notebook", "diff", "bad.ipynb", "edited.ipynb"]).expect(1).says("cell 2");
+    place.run(&["notebook", "diff", "bad.ipynb", "failed.ipynb"]).expect(0).says("no change");
+}
+
+#[test]
+fn the_same_notebook_in_version_3_and_4_has_the_same_digest() {
+    let place = Place::new();
+    place.notebook("four.ipynb", &["a = 1", "print(a)"]);
+    let script = "
+import nbformat, sys
+four = nbformat.read('four.ipynb', as_version=4)
+three = nbformat.convert(four, 3)
+three.metadata.kernelspec = four.metadata.kernelspec
+open('three.ipynb', 'w').write(nbformat.writes(three, version=3))";
+    place.python(script, &[]);
+    assert_eq!(place.read_json("three.ipynb")["nbformat"], 3);
+    assert_eq!(digest(&place, "three.ipynb"), digest(&place, "four.ipynb"));
+}
+
+/// papermill is the oracle: the same notebooks, the same parameters, the same injected cell.
+#[test]
+fn parameters_are_injected_as_papermill_does() {
+    let place = Place::new();
+    let mut compared = 0;
+    let yaml = r#"{"t": "it's \"x\" \\ é😍\n", "i": 7, "f": 1.0e-07, "g": 1.0e+16, "n": null, "b": true,
+                   "l": [1, "a", null], "d": {"k": 1.5}, "e": "", "m": -3}"#;
+    for notebook in shipped(&place, "papermill", "tests/notebooks") {
+        let name = notebook.file_name().unwrap().to_str().unwrap().to_owned();
+        let path = notebook.to_str().unwrap();
+        let theirs = place
+            .command(python())
+            .args(["-m", "papermill", path, "theirs.ipynb", "--prepare-only", "-y", yaml])
+            .output()
+            .unwrap();
+        let ours = place.run(&["notebook", "prepare", path, "ours.ipynb", "-y", yaml]);
+        if !theirs.status.success() {
+            // A language that papermill does not know, or no kernel: refused by both, unless the
+            // language is known to us all the same.
+            assert!(ours.code == 2 || ours.code == 0, "{name}: {}", ours.stderr);
+            continue;
+        }
+        assert_eq!(ours.code, 0, "{name}: {}", ours.stderr);
+        let sources = |file: &str| -> Vec<(String, String)> {
+            let text = "import nbformat, json, sys\n\
+                        cells = nbformat.read(sys.argv[1], as_version=4).cells\n\
+                        print(json.dumps([[c.cell_type, c.source] for c in cells]))";
+            serde_json::from_str(&place.python(text, &[file])).unwrap()
+        };
+        assert_eq!(sources("ours.ipynb"), sources("theirs.ipynb"), "{name}");
+        compared += 1;
+    }
+    assert!(compared >= 15, "{compared} notebooks were compared");
+}
+
+/// All shipped notebooks, read and written: a JSON parser that keeps numbers as text sees the same.
+#[test]
+fn reading_and_writing_loses_nothing() {
+    let place = Place::new();
+    let strange = r#"{"cells": [{"cell_type": "code", "execution_count": 1, "metadata": {"z": 1, "a": 2},
+        "outputs": [{"output_type": "wild", "x": 1e+16, "y": 123456789012345678901234567890,
+        "n": NaN, "i": -Infinity, "s": "\ud83d"}], "source": "a", "own": {"b": 1, "a": 1.0}},
+        {"cell_type": "drawing", "metadata": {}, "source": ["x\n", "y"]}],
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}},
+        "nbformat": 4, "nbformat_minor": 4, "future": [1e-7, 0.1e1]}"#;
+    place.write("strange.ipynb", strange);
+    place.run(&["notebook", "prepare", "strange.ipynb", "out.ipynb"]).expect(0);
+    let out = place.read("out.ipynb");
+    for text in [
+        "1e+16",
+        "123456789012345678901234567890",
+        "NaN",
+        "-Infinity",
+        r"\ud83d",
+        "1e-7",
+        "0.1e1",
+        "drawing",
+    ] {
+        assert!(out.contains(text), "{text} is lost: {out}");
+    }
+    let script = "
+import json, sys
+read = lambda path: json.load(open(path), parse_int=lambda t: 'i' + t, parse_float=lambda t: 'f' + t, object_pairs_hook=list)
+def strip(value):
+    if isinstance(value, list):
+        return [strip(v) for v in value if not (isinstance(v, tuple) and v[0] == 'papermill')]
+    return (value[0], strip(value[1])) if isinstance(value, tuple) else value
+print(strip(read('strange.ipynb')) == strip(read('out.ipynb')))";
+    assert_eq!(place.python(script, &[]).trim(), "True", "{out}");
+}
+
+#[test]
+fn declared_parameters_are_those_that_papermill_infers() {
+    let place = Place::new();
+    let script = "
+import json, sys, papermill, warnings
+found = papermill.inspect_notebook(sys.argv[1])
+print(json.dumps([[p['name'], p['inferred_type_name'], p['default'], p['help']] for p in found.values()]))";
+    for notebook in shipped(&place, "papermill", "tests/notebooks") {
+        let path = notebook.to_str().unwrap();
+        let output = place.command(python()).args(["-c", script, path]).output().unwrap();
+        if !output.status.success() {
+            continue;
+        }
+        let theirs: Vec<[String; 4]> = serde_json::from_slice(&output.stdout).unwrap();
+        let ours = place.document(&["notebook", "params", path]);
+        let language = place.run(&["notebook", "digest", path, "-o", "json"]);
+        if theirs.is_empty() || language.code != 0 {
+            continue;
+        }
+        let ours: Vec<[String; 4]> = ours["parameters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| {
+                ["name", "type", "default", "help"].map(|k| one[k].as_str().unwrap().to_owned())
+            })
+            .collect();
+        assert_eq!(ours, theirs, "{path}");
+    }
+}
+
+#[test]
+fn the_page_of_a_notebook_shows_all_and_runs_nothing() {
+    let place = Place::new();
+    place.notebook(
+        "n.ipynb",
+        &[
+            "from IPython.display import HTML, Javascript, display\ndisplay(HTML('<b onclick=\"x()\">bold</b><script>x()</script>'))",
+            "import pandas as pd\npd.DataFrame({'a': [1, 2]})",
+            "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
+            "display(Javascript('alert(1)'))",
+            "#tag raises-exception\n1 / 0",
+            "def f(): return 'x'",
+        ],
+    );
+    place.run(&["exec", "n.ipynb", "out.ipynb"]).expect(0);
+    place.run(&["notebook", "html", "out.ipynb", "out.html"]).expect(0);
+    let page = place.read("out.html");
+    for there in
+        ["<table", "data:image/png;base64,", "ZeroDivisionError", "class=\"a31\"", "class=\"s-"]
+    {
+        assert!(page.contains(there), "{there}");
+    }
+    for gone in ["<script", "onclick=\"", "javascript:"] {
+        assert!(!page.contains(gone), "{gone}");
+    }
+    assert!(page.contains("script-src") || page.contains("default-src 'none'"));
+}
+
+#[test]
+fn a_large_notebook_is_read_in_bounded_time() {
+    let place = Place::new();
+    let cell = |n: usize| {
+        let output = "x".repeat(1 << 20);
+        format!(
+            r#"{{"cell_type": "code", "execution_count": {n}, "metadata": {{}}, "source": "{n}",
+            "outputs": [{{"output_type": "stream", "name": "stdout", "text": ["{output}"]}}]}}"#
+        )
+    };
+    let cells: Vec<String> = (0..200).map(cell).collect();
+    let text = format!(
+        r#"{{"cells": [{}], "metadata": {{"kernelspec": {{"name": "python3"}}}}, "nbformat": 4, "nbformat_minor": 4}}"#,
+        cells.join(",")
+    );
+    place.write("large.ipynb", &text);
+    let begin = std::time::Instant::now();
+    assert!(digest(&place, "large.ipynb").starts_with("sha256:"));
+    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+    let document: Value = place.document(&["notebook", "digest", "large.ipynb"]);
+    assert_eq!(document["kernel"], "python3");
+}

@@ -240,7 +240,8 @@ pub fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
     while !is_true() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::yield_now();
-        let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 0, tv_nsec: 10_000_000 });
+        let _ =
+            rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 0, tv_nsec: 10_000_000 });
     }
 }
 

@@ -164,10 +164,17 @@ impl Host<'_> {
             }
             if Instant::now() >= next_look {
                 next_look = Instant::now() + LOOK;
+                if !self.store.is_in_place() || !self.root.is_dir() {
+                    return self.leave();
+                }
                 let stopped = self.store.run(name.as_str())?.is_some_and(|run| run.stop_requested);
                 let over = deadline.is_some_and(|deadline| now >= deadline);
                 if (stopped || over) && !self.stop.swap(true, Ordering::Relaxed) {
-                    self.run.message = Some(if over { "the run took longer than its timeout".into() } else { "a person stopped it".into() });
+                    self.run.message = Some(if over {
+                        "the run took longer than its timeout".into()
+                    } else {
+                        "a person stopped it".into()
+                    });
                     self.board.stop(now);
                     self.record_all()?;
                 }

@@ -20,6 +20,7 @@ mod slots;
 mod supervisor;
 mod values;
 
+use std::collections::HashMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -43,15 +44,47 @@ pub struct LocalEngine {
     root: PathBuf,
     jobs: usize,
     foreground: bool,
-    supervisors: Vec<Child>,
+    supervisors: Vec<(RunName, Child)>,
+    /// How often the host of a run could not work at all, and when it last was so.
+    failures: HashMap<RunName, (u32, Instant)>,
 }
+
+/// A host that fails so often in a row is not started again for a while.
+const FAILURES: u32 = 3;
+/// That while.
+const REST: Duration = Duration::from_secs(60);
 
 impl LocalEngine {
     /// An engine whose hosts share `jobs` parallel steps. Hosts of the foreground end with this
     /// process, others do not.
     pub fn new(state: &Path, root: &Path, jobs: usize, foreground: bool) -> Self {
         let (state, root) = (state.to_owned(), root.to_owned());
-        Self { state, root, jobs, foreground, supervisors: Vec::new() }
+        Self { state, root, jobs, foreground, supervisors: Vec::new(), failures: HashMap::new() }
+    }
+
+    /// Takes note of supervisors that ended. A host that was killed may start again; one that says
+    /// itself that it cannot work, such as on a full disk, gets a rest.
+    fn reap(&mut self) {
+        let failures = &mut self.failures;
+        self.supervisors.retain_mut(|(run, child)| match child.try_wait() {
+            Ok(None) => true,
+            Ok(Some(status)) if matches!(status.code(), Some(2..=127)) => {
+                let entry = failures.entry(run.clone()).or_insert((0, Instant::now()));
+                *entry = (if entry.1.elapsed() < REST { entry.0 + 1 } else { 1 }, Instant::now());
+                false
+            }
+            _ => {
+                failures.remove(run);
+                false
+            }
+        });
+    }
+
+    fn last_words(&self, run: &RunName) -> String {
+        let log = self.state.join("hosts").join(format!("{run}.log"));
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let last = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
+        last.map_or_else(|| "is the disk full?".into(), str::to_owned)
     }
 
     /// Ends the host of a run at once, with all that it started.
@@ -63,7 +96,10 @@ impl LocalEngine {
 
     fn spawn(&self, run: &RunName) -> std::io::Result<Child> {
         let folder = self.state.join("hosts");
-        std::fs::create_dir_all(&folder)?;
+        // Only the last part is made: a state that was moved away is not made anew.
+        if !folder.is_dir() {
+            std::fs::create_dir(&folder)?;
+        }
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -113,8 +149,15 @@ impl Engine for LocalEngine {
     }
 
     fn start(&mut self, run: &RunName) -> Result<(), EngineError> {
-        self.supervisors.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        self.reap();
         let failed = |message: String| EngineError { what: "start", run: run.clone(), message };
+        if let Some((count, at)) = self.failures.get(run)
+            && *count >= FAILURES
+            && at.elapsed() < REST
+        {
+            let words = self.last_words(run);
+            return Err(failed(format!("its host could not work, {count} times: {words}")));
+        }
         let mut child = self.spawn(run).map_err(|error| failed(error.to_string()))?;
         // Once the lock is held, or the host is through already, a look sees the start.
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -124,7 +167,7 @@ impl Engine for LocalEngine {
             }
             std::thread::sleep(Duration::from_micros(500));
         }
-        self.supervisors.push(child);
+        self.supervisors.push((run.clone(), child));
         Ok(())
     }
 

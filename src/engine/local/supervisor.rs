@@ -33,8 +33,6 @@ pub fn lock_path(state: &Path, run: &RunName) -> PathBuf {
 /// The host could not be started.
 pub fn supervise(state: &Path, root: &Path, run: &RunName, jobs: usize) -> Result<i32, String> {
     let path = lock_path(state, run);
-    let folder = path.parent().unwrap_or(state);
-    std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
     let lock = std::fs::File::create(&path).map_err(|error| error.to_string())?;
     if !take(&lock) {
         return Ok(0);
@@ -53,7 +51,13 @@ pub fn supervise(state: &Path, root: &Path, run: &RunName, jobs: usize) -> Resul
         .map_err(|error| error.to_string())?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
-    command.env_remove(processes::SUPERVISOR_VARIABLE).arg("internal-host").arg("--state").arg(state).arg("--root").arg(root);
+    command
+        .env_remove(processes::SUPERVISOR_VARIABLE)
+        .arg("internal-host")
+        .arg("--state")
+        .arg(state)
+        .arg("--root")
+        .arg(root);
     command.arg("--jobs").arg(jobs.to_string()).arg(run.as_str());
     // SAFETY: between fork and exec only one system call is made, which is async-signal-safe.
     unsafe {

@@ -112,7 +112,9 @@ fn richest(data: &Object) -> String {
         let pretty = serde_json::to_string_pretty(&value).unwrap_or_default();
         return format!("<pre>{}</pre>", escape(&pretty));
     }
-    if let Some(plain) = text("text/plain") { format!("<pre>{}</pre>", ansi::to_html(&plain)) } else {
+    if let Some(plain) = text("text/plain") {
+        format!("<pre>{}</pre>", ansi::to_html(&plain))
+    } else {
         let kinds: Vec<String> = data.entries().map(|(mime, _)| mime).collect();
         format!("<p class=\"note\">output of type {}</p>", escape(&kinds.join(", ")))
     }
@@ -209,7 +211,9 @@ mod tests {
             r#"{"output_type": "stream", "name": "stdout", "text": "<script>x()</script>"}"#,
         ];
         let page = page(&outputs.join(","));
-        for word in ["<script", "onclick", "onerror", "<iframe", "javascript:", "onload", "data:text"] {
+        for word in
+            ["<script", "onclick", "onerror", "<iframe", "javascript:", "onload", "data:text"]
+        {
             assert!(!page.contains(word), "{word}: {page}");
         }
         assert!(page.contains("<td>1</td>") && page.contains("<strong>bold</strong>"));
