@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(long)]
     pipeline: Option<String>,
     /// The language of the picture
-    #[arg(long, value_enum, default_value_t = Language::Mermaid)]
+    #[arg(id = "language", long = "format", value_enum, default_value_t = Language::Mermaid)]
     format: Language,
 }
 

@@ -3,6 +3,7 @@
 //! Owns the file format: its keys, grammar, references, digests and the JSON Schema. Pure: files
 //! that a pipeline names are read by a source, which hands their digests in.
 
+mod between;
 mod command;
 mod deploy;
 mod files;

@@ -8,8 +8,6 @@ use serde_json::Value;
 
 use super::command::Script;
 use super::deploy;
-use super::graph::Graph;
-use super::hints;
 use super::keys::PIPELINE;
 use super::path::RelativePath;
 use super::pipeline::{
@@ -20,7 +18,7 @@ use super::reference::{Reference, is_name_character, visit_json};
 use super::shape::{Report, Shape, check};
 use super::triggers::Triggers;
 use super::yaml::{self, Kind, MAX_BYTES, Node, Place};
-use super::{flow, schema};
+use super::{between, flow, schema};
 use crate::types::{PipelineName, slug};
 
 /// What a pipeline file holds.
@@ -102,11 +100,15 @@ struct Reader<'a> {
 }
 
 /// A step as read, with the place of each thing that later checks may refer to.
-struct Draft {
-    step: Step,
-    place: Place,
-    needs_places: Vec<Place>,
-    references: Vec<(Reference, Place)>,
+pub struct Draft {
+    /// The step.
+    pub step: Step,
+    /// Where it stands.
+    pub place: Place,
+    /// Where each of its needs stands.
+    pub needs_places: Vec<Place>,
+    /// Its references, and where they stand.
+    pub references: Vec<(Reference, Place)>,
 }
 
 impl Reader<'_> {
@@ -133,8 +135,8 @@ impl Reader<'_> {
         if explicitly_empty {
             report.error(node.place, "a pipeline needs at least one step");
         }
-        let graph = self.graph(&drafts, report)?;
-        self.check_references(&drafts, &graph, &params, report);
+        let graph = between::graph(&drafts, report)?;
+        between::check_references(&drafts, &graph, &params, report);
         let deployments =
             node.get("deploy").map(|deploy| deploy::read(deploy, report)).unwrap_or_default();
         for deployment in &deployments {
@@ -433,104 +435,6 @@ impl Reader<'_> {
         }
         Some(path)
     }
-
-    fn graph(&self, drafts: &[Draft], report: &mut Report<'_>) -> Option<Graph> {
-        let index = |name: &str| drafts.iter().position(|draft| draft.step.name == name);
-        let mut edges = Vec::new();
-        for draft in drafts {
-            let mut before = Vec::new();
-            for (need, place) in draft.step.needs.iter().zip(&draft.needs_places) {
-                match index(need) {
-                    Some(at) if before.contains(&at) => {
-                        report.warning(*place, format!("`{need}` stands twice in `needs`"));
-                    }
-                    Some(at) => before.push(at),
-                    None => {
-                        let names = drafts.iter().map(|draft| draft.step.name.as_str());
-                        let nearest = hints::nearest(need, names);
-                        let step = &draft.step.name;
-                        report
-                            .error(
-                                *place,
-                                format!("step `{step}` needs `{need}`, which is no step"),
-                            )
-                            .hint = nearest.map(|name| format!("did you mean `{name}`?"));
-                    }
-                }
-            }
-            edges.push(before);
-        }
-        Graph::new(edges)
-            .map_err(|cycle| {
-                let mut names: Vec<_> =
-                    cycle.iter().map(|&at| drafts[at].step.name.as_str()).collect();
-                names.push(names[0]);
-                let place = cycle.first().map_or_else(Place::default, |&at| drafts[at].place);
-                report.error(place, format!("the steps form a cycle: {}", names.join(" -> ")));
-            })
-            .ok()
-    }
-
-    fn check_references(
-        &self,
-        drafts: &[Draft],
-        graph: &Graph,
-        params: &IndexMap<String, Value>,
-        report: &mut Report<'_>,
-    ) {
-        for (at, draft) in drafts.iter().enumerate() {
-            let step = &draft.step;
-            let upstream: Vec<&str> =
-                graph.ancestors(at).iter().map(|&other| drafts[other].step.name.as_str()).collect();
-            for (reference, place) in &draft.references {
-                if let Some(other) = reference.step() {
-                    if drafts.iter().all(|draft| draft.step.name != other) {
-                        let names = drafts.iter().map(|draft| draft.step.name.as_str());
-                        let nearest = hints::nearest(other, names);
-                        report
-                            .error(*place, format!("`{reference}`: there is no step `{other}`"))
-                            .hint = nearest.map(|name| format!("did you mean `{name}`?"));
-                    } else if !upstream.contains(&other) {
-                        let message = format!(
-                            "`{reference}`: step `{other}` does not come before `{}`",
-                            step.name
-                        );
-                        report.error(*place, message).hint = Some(format!("add `needs: {other}`"));
-                    }
-                }
-                match reference {
-                    Reference::Parameter(name) => {
-                        let known = params.contains_key(name)
-                            || step.params.contains_key(name)
-                            || step.sweep.contains_key(name);
-                        if !known {
-                            let names = params.keys().chain(step.params.keys()).map(String::as_str);
-                            let nearest = hints::nearest(name, names);
-                            let message = format!("`{reference}`: no such parameter is declared");
-                            report.error(*place, message).hint = Some(nearest.map_or_else(
-                                || format!("declare it: `params: {{{name}: ...}}`"),
-                                |near| format!("did you mean `{near}`?"),
-                            ));
-                        }
-                    }
-                    Reference::SweepIndex if step.sweep.is_empty() => {
-                        report
-                            .error(*place, format!("`{reference}`: `{}` has no sweep", step.name));
-                    }
-                    Reference::Model(_) => {
-                        let message =
-                            format!("`{reference}` is known in a deployment's `set` only");
-                        report.error(*place, message);
-                    }
-                    Reference::Output { .. }
-                    | Reference::Metric { .. }
-                    | Reference::Run(_)
-                    | Reference::PipelineName
-                    | Reference::SweepIndex => {}
-                }
-            }
-        }
-    }
 }
 
 fn text(node: &Node, key: &str) -> Option<String> {
@@ -609,119 +513,5 @@ fn at_place(value: &Value, place: Place) -> Node {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problems(text: &str) -> Vec<String> {
-        let documents = parse(text, "f/jupyterflow.yaml", "f", 100);
-        documents
-            .problems
-            .iter()
-            .map(|p| {
-                let hint = p.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                format!("{}:{} {}{hint}", p.line, p.column, p.message)
-            })
-            .collect()
-    }
-
-    fn check_problems(text: &str, expected: &[&str]) {
-        assert_eq!(problems(text), expected, "{text}");
-    }
-
-    /// The example of DESIGN section 3, to the letter.
-    const DESIGN: &str = include_str!("../../tests/fixtures/design.yaml");
-
-    #[test]
-    fn the_designs_example_is_valid() {
-        let documents = parse(DESIGN, "jupyterflow.yaml", "", 100);
-        assert!(documents.problems.is_empty(), "{:?}", problems(DESIGN));
-        let pipeline = &documents.pipelines[0];
-        assert_eq!(pipeline.name().as_str(), "churn");
-        assert_eq!(pipeline.steps()[1].points().len(), 4);
-        assert_eq!(pipeline.steps()[1].points()[1]["epochs"], 10);
-        assert_eq!(pipeline.deployments()[0].gates.len(), 2);
-        assert_eq!(pipeline.triggers().schedules.len(), 1);
-    }
-
-    #[test]
-    fn all_problems_come_at_once_with_their_places() {
-        check_problems(
-            "name: Bad Name\non: push\nsteps:\n  a:\n    notbook: a.ipynb\n    run: x\n    retries: lots\n  \
-             b: {run: y, needs: [c], dependsOn: a}\n",
-            &[
-                "1:7 `name` must be a name of at most 40 of a-z, 0-9 and -, with a letter or digit \
-                 at each end, not the text \"Bad Name\"",
-                "2:1 unknown key `on` in a pipeline (write `triggers:`; YAML 1.1 tools read a bare \
-                 `on` as true)",
-                "5:5 unknown key `notbook` in a step (did you mean `notebook`?)",
-                "7:14 `steps.a.retries` must be an integer from 0 to 100, not the text \"lots\"",
-                "8:23 step `b` needs `c`, which is no step",
-                "8:27 unknown key `dependsOn` in a step (did you mean `needs`?)",
-            ],
-        );
-    }
-
-    #[test]
-    fn cycles_and_references_are_checked() {
-        check_problems(
-            "steps:\n  a: {run: x, needs: b}\n  b: {run: x, needs: a}\n",
-            &["3:3 the steps form a cycle: b -> a -> b"],
-        );
-        check_problems(
-            "params: {epochs: 1}\nsteps:\n  a: {run: 'x {{ steps.b.outputs.o }} {{ params.epoch }}'}\n  \
-             b: {run: 'x {{ steps.c.metrics.m }} {{ sweep.index }}'}\n",
-            &[
-                "3:12 `steps.b.outputs.o`: step `b` does not come before `a` (add `needs: b`)",
-                "3:12 `params.epoch`: no such parameter is declared (did you mean `epochs`?)",
-                "4:12 `steps.c.metrics.m`: there is no step `c`",
-                "4:12 `sweep.index`: `b` has no sweep",
-            ],
-        );
-    }
-
-    #[test]
-    fn paths_sweeps_and_schedules_are_checked() {
-        check_problems(
-            "triggers: {schedule: {cron: 0 0 30 2 *, timezone: Mars}}\nsteps:\n  \
-             a: {notebook: ../../x.ipynb, sweep: {}}\n",
-            &[
-                "1:11 triggers replace the default: without `change`, edits start no run",
-                "1:51 \"Mars\" is no time zone: wanted an IANA name such as Asia/Seoul or UTC",
-                "3:17 `notebook`: \"../../x.ipynb\" leaves the source (paths are relative to the \
-                 pipeline file and stay in its source)",
-            ],
-        );
-        let axes = "a: [1,2,3,4,5,6,7,8,9,10], b: [1,2,3,4,5,6,7,8,9,10,11]";
-        let found = problems(&format!("steps:\n  a: {{run: x, sweep: {{{axes}}}}}\n"));
-        assert!(found[0].contains("110 points, more than 100"), "{found:?}");
-    }
-
-    #[test]
-    fn words_of_yaml_1_1_are_no_booleans() {
-        let text = "steps: {a: {run: x}}\ndeploy: {p: {model: '{{ steps.a.outputs.m }}', autoMerge: yes, \
-                    pullRequest: {repo: r, file: f, set: {a: b}}}}\n";
-        assert!(problems(text)[0].contains("write true or false"), "{:?}", problems(text));
-    }
-
-    #[test]
-    fn names_come_from_folders() {
-        let name = |folder: &str| {
-            let documents = parse("steps: {a: {run: x}}", "f", folder, 100);
-            documents.pipelines.first().map(|pipeline| pipeline.name().to_string())
-        };
-        assert_eq!(name("").as_deref(), Some("main"));
-        assert_eq!(name("x/My Notes").as_deref(), Some("my-notes"));
-        assert_eq!(name("한국어"), None);
-    }
-
-    #[test]
-    fn a_flow_reports_at_its_place() {
-        check_problems(
-            "flow: a.ipynb >> [b >> c]\n",
-            &["1:7 `flow`: `>>` inside [ ]: a list holds steps, not chains"],
-        );
-        let documents = parse("flow: a.ipynb >> [b.ipynb lr=1, ls]", "f", "d", 100);
-        assert_eq!(documents.pipelines[0].steps().len(), 3);
-        assert_eq!(documents.pipelines[0].steps()[1].needs(), ["a"]);
-    }
-}
+#[path = "validate_tests.rs"]
+mod tests;
