@@ -94,7 +94,7 @@ fn table(explanation: &ExplanationDocument) -> String {
     let mut lines = Vec::new();
     match (&explanation.run, explanation.phase) {
         (Some(run), Some(phase)) => {
-            lines.push(format!("run {run} of {} is {phase}", explanation.pipeline))
+            lines.push(format!("run {run} of {} is {phase}", explanation.pipeline));
         }
         (Some(run), None) => lines.push(format!("{}: run {run} is next", explanation.pipeline)),
         (None, _) => lines.push(format!("{}: no run is wanted", explanation.pipeline)),

@@ -65,7 +65,7 @@ pub fn run(command: &Command, global: &Global) -> Result<Code, CliError> {
                 Some(page) => {
                     crate::executor::write_whole(page, html.as_bytes()).map_err(|error| {
                         CliError::failed(format!("failed to write {}: {error}", page.display()))
-                    })?
+                    })?;
                 }
             }
             Ok(Code::Done)

@@ -83,12 +83,18 @@ fn only_one(state: &Path) -> Result<std::fs::File, CliError> {
     let lock = std::fs::File::create(&path).map_err(|error| {
         CliError::unreachable(format!("failed to open {}: {error}", path.display()))
     })?;
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        let state = state.display();
-        CliError::usage(format!("another `up` works on the state in {state}"))
-            .code(Code::SecondUp)
-            .hint("one is enough: it sees every pipeline below its root")
-    })?;
+    // A child of an `up` that was killed holds the lock until it became another program, so one
+    // refusal says nothing.
+    let patience = Instant::now() + Duration::from_millis(500);
+    while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > patience {
+            let state = state.display();
+            return Err(CliError::usage(format!("another `up` works on the state in {state}"))
+                .code(Code::SecondUp)
+                .hint("one is enough: it sees every pipeline below its root"));
+        }
+        pause(10);
+    }
     Ok(lock)
 }
 

@@ -263,8 +263,20 @@ impl Source for DirectorySource {
                 continue;
             }
             let name = entry.file_name().to_str().unwrap_or_default();
-            if entry.file_type().is_file() && FILE_NAMES.contains(&name) {
-                paths.push(entry.path().to_owned());
+            if !FILE_NAMES.contains(&name) {
+                continue;
+            }
+            let path = entry.path();
+            let inside = |real: PathBuf| real.starts_with(&self.root) && real.is_file();
+            if entry.file_type().is_file() || path.canonicalize().is_ok_and(inside) {
+                paths.push(path.to_owned());
+            } else {
+                let shown = self.relative(path);
+                let folder = path.parent().map(|folder| self.relative(folder)).unwrap_or_default();
+                let mut file = PipelineFile::new(&shown, &folder);
+                let message = "it is no file, or a symbolic link out of the source";
+                file.documents.problems.push(Problem::of_file(&shown, message));
+                snapshot.files.push(file);
             }
         }
         for (index, path) in paths.iter().enumerate() {

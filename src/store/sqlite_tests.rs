@@ -86,7 +86,7 @@ fn what_ended_stays_as_it_ended() {
     };
     store.update_steps(&name, &[&step]).unwrap();
     assert_eq!(open(folder.path()).steps(&name).unwrap(), [step]);
-    store.forget(&[name.clone()]).unwrap();
+    store.forget(std::slice::from_ref(&name)).unwrap();
     assert!(store.run(name.as_str()).unwrap().is_none());
 }
 

@@ -464,3 +464,94 @@ fn a_rollback_journal_serves_network_file_systems() {
     assert_eq!(place.runs()[0]["phase"], "Succeeded");
     assert!(!place.path(".jupyterflow/state.db-wal").exists(), "no write-ahead log");
 }
+
+#[test]
+fn runs_of_the_same_name_in_two_states_leave_each_other_alone() {
+    let (one, other) = (Place::new(), Place::new());
+    let yaml = "steps: {a: {run: 'touch begun; until test -e go; do sleep 0.05; done; echo a >> witness'}}";
+    for place in [&one, &other] {
+        place.write("jupyterflow.yaml", yaml);
+    }
+    let mut first = one.spawn(&["up", "--once"]);
+    wait_for("the first to begin", || one.path("begun").exists());
+    other.write("go", "");
+    other.run(&["up", "--once"]).expect(0);
+    assert_eq!(one.runs()[0]["name"], other.runs()[0]["name"]);
+    one.write("go", "");
+    assert_eq!(first.end(), 0, "{}", first.log());
+    assert_eq!(one.runs()[0]["steps"][0]["attempt"], 1);
+}
+
+#[test]
+fn what_an_attempt_leaves_behind_ends_before_the_next_begins() {
+    let (place, mark) = marked();
+    let yaml = "steps:
+  a:
+    retries: 1
+    run: |
+      if test -e left && kill -0 $(cat left); then echo alive >> witness; fi
+      setsid sh -c 'echo $$ > left; exec sleep 500' &
+      until test -s left; do sleep 0.01; done
+      test -e again || { touch again; exit 1; }
+";
+    let run = run(&place, yaml);
+    assert_eq!(run["phase"], "Succeeded", "{run}");
+    assert!(!place.path("witness").exists(), "a process of the first attempt lived on");
+    wait_for("all steps to be gone", || processes_with(&mark).is_empty());
+}
+
+#[test]
+fn a_change_run_whose_files_moved_on_is_superseded_and_what_stands_next_runs() {
+    let mut place = Place::new();
+    let state = place.beside("state");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::write(state.join("hosts"), "no folder").unwrap();
+    place.env("JUPYTERFLOW_STATE", &state);
+    place.write("a.py", "print(1)").write("jupyterflow.yaml", "steps: {a: {run: python3 a.py}}");
+    let mut up = place.spawn(&["up", "--once"]);
+    wait_for("the claim", || place.runs().len() == 1);
+    up.signal(Signal::KILL);
+    up.end();
+    std::fs::remove_file(state.join("hosts")).unwrap();
+    place.write("a.py", "print(2)");
+    place.run(&["up", "--once"]).expect(0);
+    let first = &place.runs()[0];
+    assert_eq!(
+        (&first["phase"], &first["reason"]),
+        (&json!("Skipped"), &json!("Superseded")),
+        "{first}"
+    );
+    // Even the very content that was withdrawn is a new change.
+    place.write("a.py", "print(1)");
+    place.run(&["up", "--once"]).expect(0);
+    let runs = place.runs();
+    assert_eq!(runs.len(), 2);
+    assert_eq!((&runs[0]["phase"], &runs[0]["trigger"]["key"]), (&json!("Succeeded"), &json!("2")));
+    let log = place.run(&["logs", runs[0]["name"].as_str().unwrap()]).stdout;
+    assert_eq!(log, "1\n");
+}
+
+#[test]
+fn files_that_move_during_a_run_are_used_and_recorded() {
+    let place = Place::new();
+    place.write("b.py", "print('old')");
+    place.notebook("c.ipynb", &["print('old')"]);
+    place.write(
+        "jupyterflow.yaml",
+        "steps:\n  a: {run: 'touch begun; until test -e go; do sleep 0.05; done'}\n  \
+         b: {run: python3 b.py, needs: a}\n  c: {notebook: c.ipynb, needs: a}\n",
+    );
+    let name = place.run(&["run", ".", "-d"]).expect(0).stdout.trim().to_owned();
+    wait_for("the step to begin", || place.path("begun").exists());
+    place.write("b.py", "print('new')");
+    place.notebook("c.ipynb", &["print('new')"]);
+    place.write("go", "");
+    wait_for("the run to end", || place.document(&["show", &name])["phase"] == "Succeeded");
+    let run = place.document(&["show", &name]);
+    let message = step(&run, "b")["message"].as_str().unwrap();
+    assert!(message.starts_with("SourceChanged: b.py is now sha256:"), "{message}");
+    assert_eq!(place.run(&["logs", &name, "b"]).stdout, "new\n");
+    // A run executes copies of its notebooks; the edit is the next run's.
+    assert_eq!(place.run(&["logs", &name, "c"]).stdout, "old\n");
+    place.run(&["plan", "--check"]).expect(3);
+}

@@ -9,7 +9,6 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::disallowed_methods,
-    clippy::print_stderr,
     dead_code,
     reason = "a test says what it expects by failing, and shares its support with others"
 )]
@@ -200,10 +199,13 @@ fn the_host_is_killed_at_each_write() {
     // supervisor takes it from there.
     let claimed = |place: &Place| -> String {
         let name = place.run(&["run", ".", "--detach"]).expect(0).stdout.trim().to_owned();
-        for id in processes_with(&mark(place)) {
-            let _ = kill_process(Pid::from_raw(id).unwrap(), Signal::KILL);
-        }
-        wait_for("the first host to be gone", || processes_with(&mark(place)).is_empty());
+        wait_for("the first host to be gone, with all that it started", || {
+            let left = processes_with(&mark(place));
+            for id in &left {
+                let _ = kill_process(Pid::from_raw(*id).unwrap(), Signal::KILL);
+            }
+            left.is_empty()
+        });
         name
     };
     let supervise = |place: &Place, inject: Option<(&str, usize)>| {
@@ -233,7 +235,7 @@ fn the_host_is_killed_at_each_write() {
     eprintln!("the host was killed at {} writes", points.len());
 }
 
-/// A small generator of numbers (SplitMix64), so that a seed repeats a round.
+/// A small generator of numbers (`SplitMix64`), so that a seed repeats a round.
 struct Random(u64);
 
 impl Random {
@@ -267,7 +269,7 @@ fn kills_at_random_times() {
             [Victim::Daemon, Victim::Host, Victim::Both][usize::try_from(random.next(3)).unwrap()];
         let mut up = place.spawn(&["up", "--poll", "1s"]);
         let asked_at = random.next(3);
-        for kill in 0..1 + random.next(3) {
+        for kill in 0..=random.next(3) {
             pause(random.next(350));
             if kill == asked_at {
                 place.run(&["run", ".", "--detach"]);
@@ -291,7 +293,16 @@ fn kills_at_random_times() {
             !runs.is_empty() && runs.iter().all(|run| run["phase"] == "Succeeded")
         };
         let has_change = || place.runs().iter().any(|run| run["trigger"]["kind"] == "change");
-        wait_for(&format!("round {index} to end"), || has_change() && ended(place));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !(has_change() && ended(place)) {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "round {index} of seed {seed} does not end, {victim:?} killed: {:#?}\n{}",
+                place.runs(),
+                up.log()
+            );
+            pause(50);
+        }
         up.signal(Signal::TERM);
         up.end();
         let runs = place.runs().len();

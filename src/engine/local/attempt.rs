@@ -20,6 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use super::board::{AttemptEnd, Left};
 use super::environment::environment;
 use super::leftovers::{Before, Places, collect, read_report, write_outputs};
+use super::processes::{self, OUTPUT_DIR};
 use crate::executor::EndingPhase;
 use crate::notebook::Notebook;
 use crate::notebook::render;
@@ -71,7 +72,10 @@ pub fn run(invocation: &Invocation, stop: &Arc<AtomicBool>) -> AttemptEnd {
         Ok(child) => child,
         Err(message) => return failed(message),
     };
+    let files = places.files.to_string_lossy();
     let ended = wait(&mut child, step.timeout().map(crate::types::Period::duration), stop);
+    // What left the group of the attempt ends before anybody counts it as over.
+    processes::end_strays(OUTPUT_DIR, &files);
     let status = match ended {
         Ok(End::Own(status)) => status,
         Ok(End::TimedOut(limit)) => {

@@ -59,6 +59,8 @@ pub struct Hosting<'a> {
 /// The state cannot be used.
 pub fn host(hosting: Hosting<'_>) -> Result<i32, StoreError> {
     let Hosting { state, root, run: name, jobs, mut store, source } = hosting;
+    // What leaves an attempt's process group becomes a child of this process, and is ended by it.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let Some(stored) = store.run(name.as_str())? else { return Ok(0) };
     if stored.run.phase.is_ended() {
         return Ok(0);
@@ -383,7 +385,7 @@ impl Host<'_> {
             ("JUPYTERFLOW_ATTEMPT".to_owned(), attempt.to_string()),
             (super::processes::RUN_VARIABLE.to_owned(), run.to_owned()),
             ("JUPYTERFLOW_OUTPUTS".to_owned(), places.lines.to_string_lossy().into_owned()),
-            ("JUPYTERFLOW_OUTPUT_DIR".to_owned(), places.files.to_string_lossy().into_owned()),
+            (super::processes::OUTPUT_DIR.to_owned(), places.files.to_string_lossy().into_owned()),
         ];
         for (name, value) in step.env() {
             env.push((name.clone(), scope.text(value, &params)?));

@@ -89,7 +89,8 @@ impl LocalEngine {
 
     /// Ends the host of a run at once, with all that it started.
     pub fn kill(&mut self, run: &RunName) {
-        for process in processes::carrying(processes::SUPERVISOR_VARIABLE, run.as_str()) {
+        let Ok(id) = processes::state_id(&self.state) else { return };
+        for process in processes::carrying(&id, processes::SUPERVISOR_VARIABLE, run.as_str()) {
             let _ = rustix::process::kill_process(process, Signal::QUIT);
         }
     }
@@ -115,6 +116,10 @@ impl LocalEngine {
             .arg(self.jobs.to_string())
             .arg(run.as_str())
             .env(processes::SUPERVISOR_VARIABLE, run.as_str())
+            .env(processes::STATE_ID, processes::state_id(&self.state)?)
+            // A run that a step of another run asks for is one of its own.
+            .env_remove(processes::RUN_VARIABLE)
+            .env_remove(processes::OUTPUT_DIR)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -182,6 +187,6 @@ impl Engine for LocalEngine {
             return Ok(());
         }
         let failed = |message| EngineError { what: "stop", run: run.clone(), message };
-        processes::end_all_of_run(run.as_str()).map_err(failed)
+        processes::end_all_of_run(&self.state, run.as_str()).map_err(failed)
     }
 }

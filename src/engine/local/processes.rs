@@ -5,41 +5,54 @@
 
 #![expect(clippy::disallowed_methods, reason = "reads /proc")]
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// The variable that every process of a run carries.
 pub const RUN_VARIABLE: &str = "JUPYTERFLOW_RUN";
 
+/// The variable that names an attempt's own folder: no two attempts of a run share one.
+pub const OUTPUT_DIR: &str = "JUPYTERFLOW_OUTPUT_DIR";
 /// The variable that the supervisor of a run carries.
 pub const SUPERVISOR_VARIABLE: &str = "JUPYTERFLOW_SUPERVISED";
 
-/// All processes whose environment holds `name=value`, but for this one.
-pub fn carrying(name: &str, value: &str) -> Vec<Pid> {
-    let wanted = format!("{name}={value}");
-    let own = std::process::id().to_string();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|id| *id != own && id.bytes().all(|byte| byte.is_ascii_digit()))
-        .filter(|id| {
-            let environment = std::fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
-        })
-        .filter_map(|id| Pid::from_raw(id.parse().ok()?))
-        .collect()
+/// The variable that tells runs of the same name in different states apart.
+pub const STATE_ID: &str = "JUPYTERFLOW_STATE_ID";
+
+/// The id of a state, made with its first host. It moves with the state.
+///
+/// # Errors
+/// It can neither be read nor made.
+pub fn state_id(state: &Path) -> std::io::Result<String> {
+    let path = state.join("hosts").join("id");
+    if let Ok(id) = std::fs::read_to_string(&path) {
+        return Ok(id);
+    }
+    let mut file = tempfile::NamedTempFile::new_in(state.join("hosts"))?;
+    std::io::Write::write_all(&mut file, uuid::Uuid::new_v4().simple().to_string().as_bytes())?;
+    // Whoever comes second takes the id of the first.
+    let _ = file.persist_noclobber(&path);
+    std::fs::read_to_string(&path)
+}
+
+/// All processes of a state whose environment holds `name=value`, but for this one.
+pub fn carrying(state: &str, name: &str, value: &str) -> Vec<Pid> {
+    let wanted = [format!("{STATE_ID}={state}"), format!("{name}={value}")];
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    numbered().filter(|id| *id != own && carries(id, &wanted)).filter_map(Pid::from_raw).collect()
 }
 
 /// Ends all processes that carry a run's name, and waits until none is left.
 ///
 /// # Errors
 /// Some live on after ten seconds.
-pub fn end_all_of_run(run: &str) -> Result<(), String> {
+pub fn end_all_of_run(state: &Path, run: &str) -> Result<(), String> {
+    let id = state_id(state).map_err(|error| error.to_string())?;
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let left = carrying(RUN_VARIABLE, run);
+        let left = carrying(&id, RUN_VARIABLE, run);
         if left.is_empty() {
             return Ok(());
         }
@@ -54,13 +67,50 @@ pub fn end_all_of_run(run: &str) -> Result<(), String> {
     }
 }
 
+/// Ends processes that an attempt left behind and that became children of this process, which is
+/// a subreaper: those whose environment holds `name=value`, generation after generation.
+pub fn end_strays(name: &str, value: &str) {
+    let wanted = [format!("{name}={value}")];
+    loop {
+        let strays = children().into_iter().filter(|id| carries(id.as_raw_nonzero(), &wanted));
+        let strays: Vec<Pid> = strays.collect();
+        if strays.is_empty() {
+            return;
+        }
+        for stray in strays {
+            let _ = kill_process(stray, Signal::KILL);
+            let _ = waitpid(Some(stray), WaitOptions::empty());
+        }
+    }
+}
+
+/// Whether the environment of a process holds all wanted entries.
+fn carries(id: impl std::fmt::Display, wanted: &[String]) -> bool {
+    let environment = std::fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
+    let holds = |wanted: &String| {
+        environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+    };
+    wanted.iter().all(holds)
+}
+
 /// The children of this process, those that it inherited included.
 pub fn children() -> Vec<Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let mut listed = false;
+    let mut found = Vec::new();
+    for thread in threads {
+        if let Ok(text) = std::fs::read_to_string(thread.path().join("children")) {
+            listed = true;
+            found.extend(text.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)));
+        }
+    }
+    if listed { found } else { children_by_scan() }
+}
+
+/// The same on a system that does not list them.
+fn children_by_scan() -> Vec<Pid> {
     let own = std::process::id();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok()?.parse::<i32>().ok())
+    numbered()
         .filter(|id| {
             let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
             // The name, in parentheses, may hold anything; the parent is the second field after it.
@@ -69,4 +119,10 @@ pub fn children() -> Vec<Pid> {
         })
         .filter_map(Pid::from_raw)
         .collect()
+}
+
+/// The ids of all processes.
+fn numbered() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()?.parse().ok())
 }

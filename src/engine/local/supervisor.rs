@@ -38,7 +38,7 @@ pub fn supervise(state: &Path, root: &Path, run: &RunName, jobs: usize) -> Resul
         return Ok(0);
     }
     set_child_subreaper(Some(rustix::process::getpid())).map_err(|error| error.to_string())?;
-    processes::end_all_of_run(run.as_str())?;
+    processes::end_all_of_run(state, run.as_str())?;
     let ended = Arc::new(AtomicBool::new(false));
     for signal in
         [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP]
