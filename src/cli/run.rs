@@ -105,11 +105,7 @@ pub fn ask(
         print::talk(&format!("warning: {warning}"));
     }
     if how.detach {
-        let applied = reconcile::start_what_is_next(
-            &mut session.world(),
-            &stored.pipeline,
-            Timestamp::now(),
-        )?;
+        let applied = session.start_next(&stored.pipeline)?;
         if let Some(error) = applied.failed.first() {
             return Err(CliError::unreachable(error.to_string()));
         }
@@ -127,11 +123,7 @@ fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<
     let (name, mut heard, mut tick) = (&stored.run.name, 0, 0_u32);
     let run = loop {
         if tick.is_multiple_of(20) {
-            let applied = reconcile::start_what_is_next(
-                &mut session.world(),
-                &stored.pipeline,
-                Timestamp::now(),
-            )?;
+            let applied = session.start_next(&stored.pipeline)?;
             if let Some(error) = applied.failed.first() {
                 return Err(CliError::unreachable(error.to_string()));
             }

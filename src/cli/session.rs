@@ -9,7 +9,7 @@ use super::global::Global;
 use super::place::Place;
 use crate::engine::local::LocalEngine;
 use crate::plan::{Observed, Phase, Run};
-use crate::reconcile::{self, Look, Memory, PassError, Scope, Settle, World};
+use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, Settle, World};
 use crate::source::DirectorySource;
 use crate::store::{FileText, SqliteStore, Store, StoreError, StoredRun};
 use crate::types::{Period, PipelineId, RunName, Timestamp};
@@ -85,6 +85,13 @@ impl Session {
         let mut world =
             World { source: &mut self.source, store: &mut self.store, engine: &mut self.engine };
         reconcile::look(&mut world, &mut self.memory, &self.scope, now)
+    }
+
+    /// Starts the run of a pipeline that is next in its queue.
+    pub fn start_next(&mut self, id: &PipelineId) -> Result<Applied, StoreError> {
+        let mut world =
+            World { source: &mut self.source, store: &mut self.store, engine: &mut self.engine };
+        reconcile::start_what_is_next(&mut world, &mut self.memory, id, Timestamp::now())
     }
 
     /// A look, and a second one where something was written a moment ago.

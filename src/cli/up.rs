@@ -19,7 +19,7 @@ use super::signals::Signals;
 use super::status;
 use crate::plan::{Action, Phase, Plan, Reason, Run};
 use crate::reconcile::{self, Applied, Look};
-use crate::store::Store;
+use crate::store::{Store, lease};
 use crate::types::{Period, RunName, Timestamp};
 
 /// How long a directory must stand still before a change counts.
@@ -68,13 +68,27 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let options = LocalEngineOptions { jobs: args.jobs, foreground: false };
     let mut session = Session::to_write(global, &args.path, options)?;
     let _lock = only_one(&session.place.state)?;
+    let shared = session.store.is_shared();
+    if shared && !lease::acquire(&mut session.store, "up", Timestamp::now)? {
+        return Err(second_up(&session.place.state).hint("it works on another machine"));
+    }
     let signals = Signals::listen()?;
     print::talk(&format!("{engine}; {} in {}", "state", session.place.state.display()));
-    if args.once {
-        return once(global, &mut session, &signals);
+    let code = if args.once {
+        once(global, &mut session, &signals)
+    } else {
+        session.settle_after(SETTLE);
+        forever(args, global, &mut session, &signals)
+    };
+    if shared {
+        session.store.release("up")?;
     }
-    session.settle_after(SETTLE);
-    forever(args, global, &mut session, &signals)
+    code
+}
+
+fn second_up(state: &Path) -> CliError {
+    let state = state.display();
+    CliError::usage(format!("another `up` works on the state in {state}")).code(Code::SecondUp)
 }
 
 /// The lock of the one `up` of a state.
@@ -88,10 +102,9 @@ fn only_one(state: &Path) -> Result<std::fs::File, CliError> {
     let patience = Instant::now() + Duration::from_millis(500);
     while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         if Instant::now() > patience {
-            let state = state.display();
-            return Err(CliError::usage(format!("another `up` works on the state in {state}"))
-                .code(Code::SecondUp)
-                .hint("one is enough: it sees every pipeline below its root"));
+            return Err(
+                second_up(state).hint("one is enough: it sees every pipeline below its root")
+            );
         }
         pause(10);
     }
@@ -118,7 +131,7 @@ fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Cod
     let mut follower = Follower::new(global.quiet);
     while !open.is_empty() {
         for id in &pipelines {
-            reconcile::start_what_is_next(&mut session.world(), id, Timestamp::now())?;
+            session.start_next(id)?;
         }
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until && !open.is_empty() {
@@ -189,6 +202,9 @@ fn forever(
                 "the state in {state} was moved or removed"
             )));
         }
+        if session.store.is_shared() && !session.store.hold("up", None)? {
+            return Err(second_up(&session.place.state).hint("another machine took over"));
+        }
         let pulse = session.store.pulse()?;
         let mut next = None;
         match session.look(Timestamp::now()) {
@@ -212,7 +228,10 @@ fn forever(
         if global.verbose > 0 {
             print::talk("looked");
         }
-        let due = Instant::now() + args.poll.duration();
+        let mut due = Instant::now() + args.poll.duration();
+        if session.store.is_shared() {
+            due = due.min(Instant::now() + lease::RENEWAL);
+        }
         loop {
             if let Some(number) = signals.received() {
                 print::talk("stopped; runs go on, and the next `up` finds them");

@@ -5,7 +5,7 @@
 use indexmap::IndexMap;
 
 use super::look::{Look, Seeing};
-use super::{Scope, World};
+use super::{Memory, Scope, World};
 use crate::engine::EngineError;
 use crate::plan::{Action, Observed, Phase, PipelinePlan, Run};
 use crate::store::{Commit, RunSpec, StoreError, StoredRun};
@@ -60,10 +60,11 @@ pub fn apply(
 /// The store.
 pub fn start_what_is_next(
     world: &mut World<'_>,
+    memory: &mut Memory,
     id: &PipelineId,
     now: Timestamp,
 ) -> Result<Applied, StoreError> {
-    let planned = super::look::plan_queue(world, id, now)?;
+    let planned = super::look::plan_queue(world, memory, id, now)?;
     let mut applied = Applied::default();
     for action in &planned.actions {
         act(world, action, &[], &mut applied, now)?;

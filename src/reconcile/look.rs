@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use indexmap::IndexMap;
 
 use super::{Memory, PassError, Scope, Settle, World};
-use crate::engine::Engine;
 use crate::plan::{
     Definition, Ledger, NotDone, Observed, PipelineFacts, PipelinePlan, Plan, Reason, RunFact,
     Seen, plan,
@@ -16,7 +15,7 @@ use crate::plan::{
 use crate::source::PipelineFile;
 use crate::spec::fingerprint::Files;
 use crate::spec::{Fingerprint, Pipeline, RelativePath, Work};
-use crate::store::{FileText, StoreError, StoredPipeline, StoredRun};
+use crate::store::{FileText, Standing, StoreError, StoredPipeline, StoredRun};
 use crate::types::{Digest, Period, PipelineId, PipelineName, Timestamp, slug};
 
 /// What a look saw, with the plan that follows.
@@ -93,20 +92,20 @@ pub fn look(
         .collect();
     rest.sort_by(|a, b| a.id.cmp(&b.id));
     for row in rest {
-        let Some(text) = row.definition.clone() else { continue };
+        let Some(text) = &row.definition else { continue };
         let file = snapshot.files.iter().find(|file| file.path == text.file);
         let unreadable = snapshot.unreadable.iter().find(|(folder, _)| {
             row.id.folder == *folder || row.id.folder.starts_with(&format!("{folder}/"))
         });
         let unreadable = unreadable.map(|(folder, why)| format!("{folder}: {why}"));
-        plan_unseen(world, scope, &mut look, file.ok_or(unreadable), row, text, now)?;
+        plan_unseen(world, memory, scope, &mut look, file.ok_or(unreadable), row, now)?;
     }
     // Runs that a person asked for without a pipeline file, such as of a single notebook.
     for id in world.store.busy_pipelines()? {
         if look.pipelines.contains_key(&id) || id.source != scope.source || !within(&id) {
             continue;
         }
-        let mut planned = plan_queue(world, &id, now)?;
+        let mut planned = plan_queue(world, memory, &id, now)?;
         planned.not_done.retain(|not_done| not_done.reason != Reason::UpToDate);
         look.plan.pipelines.push((id.clone(), planned));
         look.pipelines.insert(id, Seeing::default());
@@ -161,7 +160,7 @@ fn plan_pipeline(
     let ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
     let changed =
         ledger.change.accepted.as_ref().and_then(|old| fingerprint.only_inputs_changed(old));
-    let runs = run_facts(world, &id)?;
+    let runs = run_facts(world, memory, &id, now)?;
     let ready = seen == Seen::Good;
     let definition = Definition {
         pipeline,
@@ -197,10 +196,11 @@ fn plan_pipeline(
 /// The plan of a pipeline's queue alone, whatever its file says.
 pub fn plan_queue(
     world: &World<'_>,
+    memory: &mut Memory,
     id: &PipelineId,
     now: Timestamp,
 ) -> Result<PipelinePlan, StoreError> {
-    let runs = run_facts(world, id)?;
+    let runs = run_facts(world, memory, id, now)?;
     Ok(plan(&facts(id, Seen::Good, None, &Ledger::default(), &runs), now))
 }
 
@@ -219,13 +219,14 @@ fn facts<'a>(
 /// Plans a pipeline that the source does not show as it did.
 fn plan_unseen(
     world: &mut World<'_>,
+    memory: &mut Memory,
     scope: &Scope,
     look: &mut Look,
     file: Result<&PipelineFile, Option<String>>,
     row: StoredPipeline,
-    text: FileText,
     now: Timestamp,
 ) -> Result<(), PassError> {
+    let Some(text) = row.definition.clone() else { return Ok(()) };
     let seen = match file {
         Err(None) => Seen::Gone,
         Err(Some(reason)) => Seen::Unreadable(reason),
@@ -243,7 +244,7 @@ fn plan_unseen(
         crate::spec::parse(&text.text, &text.file, &text.folder, scope.max_points.max(100));
     let pipeline = documents.pipelines.into_iter().find(|pipeline| *pipeline.name() == row.id.name);
     let empty = Fingerprint::new_empty();
-    let runs = run_facts(world, &row.id)?;
+    let runs = run_facts(world, memory, &row.id, now)?;
     let definition = pipeline.as_ref().map(|pipeline| Definition {
         pipeline,
         fingerprint: row.ledger.change.accepted.as_ref().unwrap_or(&empty),
@@ -310,15 +311,41 @@ fn written(paths: &[String], folder: &str, files: &Files) -> Option<(Timestamp, 
     Some((*times.iter().min()?, *times.iter().max()?))
 }
 
-fn run_facts(world: &World<'_>, id: &PipelineId) -> Result<Vec<RunFact>, StoreError> {
+fn run_facts(
+    world: &World<'_>,
+    memory: &mut Memory,
+    id: &PipelineId,
+    now: Timestamp,
+) -> Result<Vec<RunFact>, StoreError> {
     let runs = world.store.runs_of(id)?;
-    Ok(runs.into_iter().map(|stored| fact(world.engine, stored)).collect())
+    runs.into_iter().map(|stored| fact(world, memory, stored, now)).collect()
 }
 
-fn fact(engine: &dyn Engine, stored: StoredRun) -> RunFact {
+fn fact(
+    world: &World<'_>,
+    memory: &mut Memory,
+    stored: StoredRun,
+    now: Timestamp,
+) -> Result<RunFact, StoreError> {
     let run = stored.run;
-    let host = if run.phase.is_ended() { Observed::Absent } else { engine.observe(&run.name) };
-    RunFact {
+    let host = if run.phase.is_ended() {
+        Observed::Absent
+    } else {
+        match world.engine.observe(&run.name) {
+            // Without a host on this machine, another that shares the file system may have one.
+            Observed::Absent if world.store.is_shared() => {
+                let lease = world.store.lease(run.name.as_str())?;
+                let watch = memory.leases.entry(run.name.clone()).or_default();
+                match watch.look(lease, now) {
+                    Standing::Free | Standing::Expired => Observed::Absent,
+                    Standing::Unsure => Observed::Unknown,
+                    Standing::Elsewhere => Observed::Known(()),
+                }
+            }
+            observed => observed,
+        }
+    };
+    Ok(RunFact {
         host,
         name: run.name,
         trigger: run.trigger,
@@ -326,7 +353,7 @@ fn fact(engine: &dyn Engine, stored: StoredRun) -> RunFact {
         started_at: run.started_at,
         finished_at: run.finished_at,
         stop_requested: stored.stop_requested,
-    }
+    })
 }
 
 fn revision_of(files: &[PipelineFile]) -> String {

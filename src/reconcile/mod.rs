@@ -11,8 +11,8 @@ use std::collections::HashMap;
 
 use crate::engine::Engine;
 use crate::source::{Source, SourceError};
-use crate::store::{Store, StoreError};
-use crate::types::{Digest, Period, PipelineId, Timestamp};
+use crate::store::{Store, StoreError, Watch};
+use crate::types::{Digest, Period, PipelineId, RunName, Timestamp};
 
 pub use apply::{Applied, apply, end_if_stopped, start_what_is_next};
 pub use look::{Look, Seeing, identity, look};
@@ -33,6 +33,8 @@ pub struct World<'a> {
 pub struct Memory {
     /// Since when each pipeline's digest stands still.
     still: HashMap<PipelineId, (Digest, Timestamp)>,
+    /// Leases of runs that another machine may host.
+    leases: HashMap<RunName, Watch>,
 }
 
 /// How a pass looks.

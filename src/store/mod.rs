@@ -3,9 +3,13 @@
 //! Owns the questions that the loop asks and the promises that an adapter keeps: a claim and its
 //! cursor are written together or not at all, and against the version that was planned from.
 
+mod journal;
+pub mod lease;
 mod sqlite;
 
-pub use sqlite::{Journal, SqliteStore};
+pub use journal::Journal;
+pub use lease::{Lease, Standing, Watch};
+pub use sqlite::SqliteStore;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -147,6 +151,15 @@ pub trait Store {
     fn busy_pipelines(&self) -> Result<Vec<PipelineId>, StoreError>;
     /// Whether the state still lies where it was opened: it may have been moved or removed.
     fn is_in_place(&self) -> bool;
+    /// Whether other machines may share the state, so that leases are kept.
+    fn is_shared(&self) -> bool;
+    /// A lease, where somebody holds it.
+    fn lease(&self, name: &str) -> Result<Option<Lease>, StoreError>;
+    /// Takes or renews a lease of this machine; one of another only at the beat that is given.
+    /// False where another holds it.
+    fn hold(&mut self, name: &str, over: Option<i64>) -> Result<bool, StoreError>;
+    /// Gives a lease of this machine back.
+    fn release(&mut self, name: &str) -> Result<(), StoreError>;
     /// Rises whenever another look could give another plan.
     fn pulse(&self) -> Result<i64, StoreError>;
     /// One run with its steps.

@@ -14,7 +14,10 @@ use rusqlite::{
 };
 use rustix::fs::FlockOperation;
 
-use super::{Commit, FileText, RunSpec, StepState, Store, StoreError, StoredPipeline, StoredRun};
+use super::journal::{Journal, machine};
+use super::{
+    Commit, FileText, Lease, RunSpec, StepState, Store, StoreError, StoredPipeline, StoredRun,
+};
 use crate::plan::{Ledger, Run};
 use crate::types::{PipelineId, RunName};
 
@@ -23,6 +26,8 @@ const VERSION: i64 = 1;
 
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE leases (name TEXT PRIMARY KEY, machine TEXT NOT NULL, beat INTEGER NOT NULL)
+    WITHOUT ROWID;
 CREATE TABLE pipelines (
     source TEXT NOT NULL, folder TEXT NOT NULL, name TEXT NOT NULL,
     version INTEGER NOT NULL, ledger TEXT NOT NULL, definition TEXT,
@@ -46,46 +51,6 @@ CREATE TABLE steps (
 /// Tells whoever waits that another look could give another plan.
 const PULSE: &str = "INSERT INTO meta VALUES ('pulse', '1')
     ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1";
-
-/// Which journal the database keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Journal {
-    /// The write-ahead log, on local file systems.
-    WriteAhead,
-    /// A rollback journal, where several machines may share the file.
-    Rollback,
-}
-
-impl Journal {
-    /// The journal for a folder: `$JUPYTERFLOW_JOURNAL` (`wal` or `rollback`), else by the kind of
-    /// its file system.
-    pub fn for_folder(folder: &Path) -> Self {
-        match std::env::var("JUPYTERFLOW_JOURNAL").as_deref() {
-            Ok("rollback") => return Self::Rollback,
-            Ok("wal") => return Self::WriteAhead,
-            _ => {}
-        }
-        // NFS, SMB 1 to 3, CIFS, Ceph, FUSE, Lustre, GPFS, AFS, 9P, by the numbers of statfs(2).
-        const NETWORK: [u64; 10] = [
-            0x6969,
-            0x517B,
-            0xFF53_4D42,
-            0xFE53_4D42,
-            0x00C3_6400,
-            0x6573_5546,
-            0x0BD0_0BD0,
-            0x4750_4653,
-            0x5346_414F,
-            0x0102_1997,
-        ];
-        match rustix::fs::statfs(folder) {
-            Ok(stat) if NETWORK.contains(&u64::try_from(stat.f_type).unwrap_or(0)) => {
-                Self::Rollback
-            }
-            _ => Self::WriteAhead,
-        }
-    }
-}
 
 /// The store.
 pub struct SqliteStore {
@@ -433,6 +398,38 @@ impl Store for SqliteStore {
 
     fn is_in_place(&self) -> bool {
         self.file == identity(&self.folder)
+    }
+
+    fn is_shared(&self) -> bool {
+        Journal::for_folder(&self.folder) == Journal::Rollback
+    }
+
+    fn lease(&self, name: &str) -> Result<Option<Lease>, StoreError> {
+        self.connection
+            .prepare_cached("SELECT machine, beat FROM leases WHERE name = ?1")
+            .and_then(|mut statement| {
+                let read = |row: &Row<'_>| {
+                    let holder: String = row.get(0)?;
+                    Ok(Lease { ours: holder == machine(), beat: row.get(1)? })
+                };
+                statement.query_row([name], read).optional()
+            })
+            .map_err(|error| self.broken(&error))
+    }
+
+    fn hold(&mut self, name: &str, over: Option<i64>) -> Result<bool, StoreError> {
+        // One statement, so that of two machines one takes it.
+        let write = "INSERT INTO leases VALUES (?1, ?2, 1)
+            ON CONFLICT (name) DO UPDATE SET machine = ?2, beat = beat + 1
+            WHERE machine = ?2 OR beat = ?3";
+        let count = self.connection.execute(write, params![name, machine(), over]);
+        count.map(|count| count > 0).map_err(|error| self.broken(&error))
+    }
+
+    fn release(&mut self, name: &str) -> Result<(), StoreError> {
+        let write = "DELETE FROM leases WHERE name = ?1 AND machine = ?2";
+        let count = self.connection.execute(write, params![name, machine()]);
+        count.map(|_| ()).map_err(|error| self.broken(&error))
     }
 
     fn pulse(&self) -> Result<i64, StoreError> {

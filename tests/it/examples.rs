@@ -1,17 +1,12 @@
 //! Each example runs to its end, as a person would run it, and gives what it promises.
 
-use crate::support::Place;
+use crate::support::{Place, step};
 
 /// Runs one pass; the documents of its runs.
 #[track_caller]
 fn once(place: &Place) -> Vec<serde_json::Value> {
     place.run(&["up", "--once"]).expect(0);
     place.runs()
-}
-
-fn step<'a>(run: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
-    let steps = run["steps"].as_array().unwrap();
-    steps.iter().find(|step| step["name"] == name).unwrap_or_else(|| panic!("no {name} in {run}"))
 }
 
 #[test]

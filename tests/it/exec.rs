@@ -4,7 +4,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Ended, Place, processes_with, wait_for};
+use crate::support::{Ended, Place, marked, processes_with, wait_for};
 
 /// Executes cells; returns how it ended and the executed notebook.
 #[track_caller]
@@ -16,14 +16,6 @@ fn exec(cells: &[&str], args: &[&str]) -> (Ended, Value) {
     let ended = place.run(&all);
     nothing_is_left(&mark);
     (ended, place.read_json("out.ipynb"))
-}
-
-/// A place whose processes all carry a mark.
-fn marked() -> (Place, String) {
-    let mut place = Place::new();
-    let mark = place.path("").display().to_string();
-    place.env("JF_MARK", &mark);
-    (place, mark)
 }
 
 #[track_caller]

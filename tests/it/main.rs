@@ -11,6 +11,7 @@
 mod commands;
 mod examples;
 mod exec;
+mod faults;
 mod file;
 mod notebooks;
 mod runs;

@@ -278,3 +278,32 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// A place whose processes all carry a mark.
+pub fn marked() -> (Place, String) {
+    let mut place = Place::new();
+    let mark = place.path("").display().to_string();
+    place.env("JF_MARK", &mark);
+    (place, mark)
+}
+
+pub fn step<'a>(run: &'a Value, name: &str) -> &'a Value {
+    let steps = run["steps"].as_array().unwrap();
+    steps.iter().find(|step| step["name"] == name).unwrap_or_else(|| panic!("no {name} in {run}"))
+}
+
+pub fn phases(run: &Value) -> Vec<String> {
+    let steps = run["steps"].as_array().unwrap();
+    steps
+        .iter()
+        .map(|step| {
+            format!("{} {}", step["name"].as_str().unwrap(), step["phase"].as_str().unwrap())
+        })
+        .collect()
+}
+
+#[track_caller]
+pub fn run(place: &Place, yaml: &str) -> Value {
+    place.write("jupyterflow.yaml", yaml);
+    place.document(&["run", "."])
+}

@@ -6,10 +6,12 @@
 #![expect(clippy::disallowed_methods, reason = "copies notebooks")]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use super::attempt::{self, Invocation};
 use super::board::{AttemptEnd, Board, Task};
@@ -19,7 +21,7 @@ use super::values::Scope;
 use crate::plan::{Phase, Reason, Run, StepRecord};
 use crate::source::Source;
 use crate::spec::{self, Fingerprint, Pipeline, Step, Work};
-use crate::store::{Commit, RunSpec, StepState, Store, StoreError};
+use crate::store::{Commit, RunSpec, StepState, Store, StoreError, lease};
 use crate::types::{Digest, PipelineId, RunName, Timestamp, TriggerKind};
 
 /// How often a host looks for a stop.
@@ -99,9 +101,10 @@ pub fn host(hosting: Hosting<'_>) -> Result<i32, StoreError> {
         at_work: Vec::new(),
         stop: Arc::new(AtomicBool::new(false)),
         told: Arc::new(AtomicBool::new(false)),
+        renewed: Arc::new(Mutex::new(Instant::now())),
         document_due: Instant::now(),
     };
-    host.run_to_end()
+    host.run_under_lease()
 }
 
 type TaskEnd = (Task, AttemptEnd);
@@ -123,10 +126,52 @@ struct Host<'a> {
     stop: Arc<AtomicBool>,
     /// A signal told the host to go.
     told: Arc<AtomicBool>,
+    /// When the lease was last renewed.
+    renewed: Arc<Mutex<Instant>>,
     document_due: Instant,
 }
 
+/// Ends this process, and so all its steps, once the lease could not be renewed for half of its
+/// time: another machine may soon take the run over, and a file system that hangs lets nothing
+/// else be done.
+fn guard(renewed: Arc<Mutex<Instant>>) {
+    std::thread::spawn(move || {
+        while renewed.lock().is_ok_and(|at| at.elapsed() < lease::LEASE / 2) {
+            std::thread::sleep(LOOK);
+        }
+        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    });
+}
+
 impl Host<'_> {
+    /// Hosts the run under a lease where other machines may share the state.
+    fn run_under_lease(&mut self) -> Result<i32, StoreError> {
+        if !self.store.is_shared() {
+            return self.run_to_end();
+        }
+        let name = self.run.name.clone();
+        if !lease::acquire(self.store.as_mut(), name.as_str(), Timestamp::now)? {
+            return Ok(0);
+        }
+        guard(Arc::clone(&self.renewed));
+        let code = self.run_to_end();
+        self.store.release(name.as_str())?;
+        code
+    }
+
+    /// Renews the lease; false where another machine took it over.
+    fn renew(&mut self) -> Result<bool, StoreError> {
+        let due = |at: Instant| at.elapsed() >= lease::RENEWAL;
+        if !self.store.is_shared() || !self.renewed.lock().is_ok_and(|at| due(*at)) {
+            return Ok(true);
+        }
+        let held = self.store.hold(self.run.name.as_str(), None)?;
+        if let Ok(mut at) = self.renewed.lock() {
+            *at = Instant::now();
+        }
+        Ok(held)
+    }
+
     fn run_to_end(&mut self) -> Result<i32, StoreError> {
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
             // Without a handler the signal ends the host, which the next one can bear.
@@ -166,7 +211,7 @@ impl Host<'_> {
             }
             if Instant::now() >= next_look {
                 next_look = Instant::now() + LOOK;
-                if !self.store.is_in_place() || !self.root.is_dir() {
+                if !self.store.is_in_place() || !self.root.is_dir() || !self.renew()? {
                     return self.leave();
                 }
                 let stopped = self.store.run(name.as_str())?.is_some_and(|run| run.stop_requested);
