@@ -48,7 +48,8 @@ fn world(number: usize, now: Timestamp) -> World {
         }
     });
     let runs = runs.collect();
-    let change = ChangeCursor { generation: 20, accepted: Some(fingerprint.clone()) };
+    let change =
+        ChangeCursor { generation: 20, accepted: Some(std::sync::Arc::new(fingerprint.clone())) };
     let ledger = Ledger { change, ..Ledger::default() };
     World { id, pipeline, fingerprint, ledger, runs }
 }

@@ -61,7 +61,7 @@ impl Follower {
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
-        bar.set_length(tasks.len() as u64);
+        bar.set_length(tasks.len().max(1) as u64);
         bar.set_position(tasks.iter().filter(|task| task.phase.is_ended()).count() as u64);
         let at_work = tasks.iter().filter(|task| task.phase == Phase::Running);
         let words: Vec<&str> = at_work.map(|task| task.name.as_str()).collect();
@@ -143,8 +143,10 @@ pub fn summary(place: &Place, run: &Run, folder: &str) -> String {
     let mut files =
         vec![vec!["run document".to_owned(), place.shown(&format!("{results}/run.json"))]];
     for step in &run.steps {
+        // Of a sweep the point that was chosen is shown; the others lie beside it.
         let swept = step.index.is_none() && step.selected.is_some();
-        if let Some(notebook) = step.notebook.as_ref().filter(|_| !swept) {
+        let passed_over = step.selected == Some(serde_json::Value::Bool(false));
+        if let Some(notebook) = step.notebook.as_ref().filter(|_| !swept && !passed_over) {
             files.push(vec![format!("{} notebook", step.name), place.shown(notebook)]);
             let page = notebook.replace("notebook.ipynb", "notebook.html");
             files.push(vec![format!("{} HTML", step.name), place.shown(&page)]);

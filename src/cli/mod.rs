@@ -78,7 +78,7 @@ enum Command {
     Notebook(notebook::Command),
     #[command(subcommand)]
     Generate(generate::Command),
-    /// Of `JupyterFlow` 0.0.x
+    /// Of JupyterFlow 0.0.x
     #[command(hide = true)]
     Config,
     #[command(hide = true)]

@@ -21,7 +21,7 @@ use crate::types::Timestamp;
 pub struct Args {
     /// A notebook, a pipeline file or its folder, or a flow such as 'a.ipynb >> python b.py'
     target: Option<String>,
-    /// A pipeline file, also a workflow.yaml of `JupyterFlow` 0.0.x
+    /// A pipeline file, also a workflow.yaml of JupyterFlow 0.0.x
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     file: Option<PathBuf>,
     /// A flow
@@ -32,7 +32,7 @@ pub struct Args {
     pipeline: Option<String>,
     #[command(flatten)]
     how: How,
-    /// Of `JupyterFlow` 0.0.x
+    /// Of JupyterFlow 0.0.x
     #[arg(long, hide = true)]
     dry_run: bool,
 }

@@ -100,7 +100,13 @@ impl fmt::Display for Change {
                 write!(formatter, "cell {cell} line {line}: tags changed")
             }
             Self::Edited { cell, line, from, to } => {
-                write!(formatter, "cell {cell} line {line}: `{}` became `{}`", cut(from), cut(to))
+                write!(formatter, "cell {cell} line {line}: ")?;
+                match (cut(from), cut(to)) {
+                    (from, to) if from == to => formatter.write_str("its white space changed"),
+                    (from, to) if from.is_empty() => write!(formatter, "`{to}` added"),
+                    (from, to) if to.is_empty() => write!(formatter, "`{from}` removed"),
+                    (from, to) => write!(formatter, "`{from}` became `{to}`"),
+                }
             }
         }
     }
@@ -228,6 +234,9 @@ mod tests {
             words(&["a", "x = 1\ny = 2", "c"], &["a", "x = 1\ny = 3", "c"]),
             ["cell 2 line 2: `y = 2` became `y = 3`"]
         );
+        assert_eq!(words(&["a"], &["a\nb"]), ["cell 1 line 2: `b` added"]);
+        assert_eq!(words(&["a\nb"], &["a"]), ["cell 1 line 2: `b` removed"]);
+        assert_eq!(words(&["a"], &["a "]), ["cell 1 line 1: its white space changed"]);
         assert_eq!(words(&["a", "c"], &["a", "b", "c"]), ["cell 2 added: b"]);
         assert_eq!(words(&["a", "b", "c"], &["a", "c"]), ["cell 2 removed: b"]);
         assert_eq!(

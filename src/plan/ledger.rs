@@ -3,6 +3,8 @@
 //! Owns the cursors. What a cursor covers is answered, record or none: neither a removed run nor a
 //! removed folder makes it wanted again.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::report::Reason;
@@ -33,7 +35,7 @@ pub struct ChangeCursor {
     /// The number of changes that were accepted.
     pub generation: u64,
     /// The newest accepted one; none before the first, or where it was withdrawn.
-    pub accepted: Option<Fingerprint>,
+    pub accepted: Option<Arc<Fingerprint>>,
 }
 
 /// How far a schedule is answered.

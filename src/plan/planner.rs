@@ -3,6 +3,8 @@
 //! Owns the order of the decisions: what was claimed is finished first, then ticks are answered,
 //! then changes. It is idempotent: applied and asked again, it has nothing to do.
 
+use std::sync::Arc;
+
 use super::action::{Action, Claim, PipelinePlan};
 use super::change::{self, Change};
 use super::ledger::Ledger;
@@ -223,7 +225,7 @@ impl Planner<'_> {
         let because = match change::judge(definition, &self.ledger, self.facts.runs) {
             Change::None => return,
             Change::WrittenByRun { files, run } => {
-                self.ledger.change.accepted = Some(definition.fingerprint.clone());
+                self.ledger.change.accepted = Some(Arc::new(definition.fingerprint.clone()));
                 let message = format!("run {run} wrote {}", files.join(", "));
                 self.actions.push(Action::Record { reason: format!("WrittenByRun: {message}") });
                 return self.not(Reason::WrittenByRun, message, None);
@@ -262,7 +264,7 @@ impl Planner<'_> {
         let id = RunId::new(self.facts.id, trigger.kind, &trigger.key);
         let name = id.name(&self.facts.id.name, None);
         self.ledger.change.generation = generation;
-        self.ledger.change.accepted = Some(definition.fingerprint.clone());
+        self.ledger.change.accepted = Some(Arc::new(definition.fingerprint.clone()));
         self.busy = Some(name.to_string());
         self.actions.push(Action::Claim(Claim { id, name, trigger, because, start: true }));
     }

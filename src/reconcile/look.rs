@@ -158,8 +158,12 @@ fn plan_pipeline(
         None => Seen::Good,
     };
     let ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
-    let changed =
-        ledger.change.accepted.as_ref().and_then(|old| fingerprint.only_inputs_changed(old));
+    let changed = ledger
+        .change
+        .accepted
+        .as_ref()
+        .filter(|old| old.digest != fingerprint.digest)
+        .and_then(|old| fingerprint.only_inputs_changed(old));
     let runs = run_facts(world, memory, &id, now)?;
     let ready = seen == Seen::Good;
     let definition = Definition {
@@ -247,14 +251,14 @@ fn plan_unseen(
     let runs = run_facts(world, memory, &row.id, now)?;
     let definition = pipeline.as_ref().map(|pipeline| Definition {
         pipeline,
-        fingerprint: row.ledger.change.accepted.as_ref().unwrap_or(&empty),
+        fingerprint: row.ledger.change.accepted.as_deref().unwrap_or(&empty),
         revision: &look.revision,
         still_since: now,
         inputs_written: None,
     });
     let planned = plan(&facts(&row.id, seen, definition, &row.ledger, &runs), now);
     look.plan.pipelines.push((row.id.clone(), planned));
-    let fingerprint = row.ledger.change.accepted.clone();
+    let fingerprint = row.ledger.change.accepted.as_deref().cloned();
     let id = row.id.clone();
     let seeing =
         Seeing { stored: Some(row), text: Some(text), fingerprint, pipeline, ready: false };

@@ -1,4 +1,4 @@
-//! The `workflow.yaml` of `JupyterFlow` 0.0.x, read as a pipeline.
+//! The `workflow.yaml` of JupyterFlow 0.0.x, read as a pipeline.
 //!
 //! Owns that old format. What the original let through and broke on later (unknown jobs, cycles,
 //! bracket text, typos of `cmd_mode`) is refused here with a place.
@@ -30,14 +30,14 @@ static WORKFLOW: Table = Table {
     one_of: &[],
 };
 
-/// Whether a text looks like a file of `JupyterFlow` 0.0.x.
+/// Whether a text looks like a file of JupyterFlow 0.0.x.
 pub fn is_workflow(text: &str) -> bool {
     yaml::parse(text).is_ok_and(|nodes| {
         nodes.iter().any(|node| node.get("jobs").is_some() && node.get("steps").is_none())
     })
 }
 
-/// Reads a file of `JupyterFlow` 0.0.x. Returns the text of the pipeline that it means, and what
+/// Reads a file of JupyterFlow 0.0.x. Returns the text of the pipeline that it means, and what
 /// that text holds.
 pub fn read_workflow(text: &str, file: &str, folder: &str) -> (String, Documents) {
     let mut report = Report::new(file, text);

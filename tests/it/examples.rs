@@ -13,8 +13,8 @@ fn once(place: &Place) -> Vec<serde_json::Value> {
 fn digits_trains_a_sweep_and_says_which_cell_made_it_run_again() {
     let place = Place::of_example("digits");
     let ended = place.run(&["up", "--once"]).expect(0);
-    for words in ["train HTML", "digits.joblib", "accuracy=", "report notebook", "run.json"] {
-        let words = words.replace("train HTML", "train[0] HTML");
+    for words in ["best HTML", "digits.joblib", "accuracy=", "report notebook", "run.json"] {
+        let words = words.replace("best HTML", "] HTML");
         assert!(ended.stdout.contains(&words), "{words}: {}", ended.stdout);
     }
     let run = &place.runs()[0];
