@@ -5,7 +5,7 @@ BIN := $(CURDIR)/target/debug/jupyterflow
 DEMO := target/demo
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: demo test check kill bench clean
+.PHONY: demo test check kill bench bench-short clean
 
 # A real pipeline of real notebooks, to its end. Typed again it starts nothing; edit a code cell
 # below $(DEMO) and it runs again.
@@ -34,6 +34,10 @@ kill: $(VENV)/.test
 # Side by side with what a user would pick instead; some minutes.
 bench: $(VENV)/.bench
 	benches/run
+
+# The same in a minute, on the development build: shows that everything still runs.
+bench-short: $(VENV)/.bench
+	benches/run --short
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -10,7 +10,7 @@ use super::print;
 use super::run::pause;
 use super::session::{LOCAL, Session};
 use super::signals::Signals;
-use crate::plan::{NotDone, Reason, Run};
+use crate::plan::{Action, NotDone, Reason, Run};
 use crate::reconcile::{Look, Seeing};
 use crate::store::Store;
 use crate::types::{PipelineId, Timestamp, TriggerKind};
@@ -91,7 +91,10 @@ pub fn print_status(
             let not_done = look.iter().flat_map(|look| look.plan.not_done());
             let not_done: Vec<&NotDone> =
                 not_done.filter(|not_done| not_done.pipeline == id.to_string()).collect();
-            pipelines.push(pipeline_status(id, seeing, &own, &not_done));
+            let actions = look.iter().flat_map(|look| look.plan.actions());
+            let wanted: Vec<&Action> =
+                actions.filter(|(other, _)| *other == id).map(|(_, action)| action).collect();
+            pipelines.push(pipeline_status(id, seeing, &own, &not_done, &wanted));
         }
     }
     for problem in look.iter().flat_map(|look| &look.plan.problems) {
@@ -107,6 +110,7 @@ fn pipeline_status(
     seeing: &Seeing,
     runs: &[Run],
     not_done: &[&NotDone],
+    wanted: &[&Action],
 ) -> PipelineStatus {
     let ledger = seeing.stored.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
     let suspended = ledger.suspended.is_some();
@@ -116,6 +120,11 @@ fn pipeline_status(
     };
     let next_run = ledger.schedules.iter().filter_map(|schedule| schedule.next).min();
     let said = |reasons: &[Reason]| not_done.iter().find(|one| reasons.contains(&one.reason));
+    // What the next pass would start is wanted, and waits for that pass.
+    let due = |kind: TriggerKind| {
+        let of_kind = |action: &&&Action| action.trigger().is_some_and(|own| own.kind == kind);
+        wanted.iter().find(of_kind).map(|action| format!("next pass: {}", action.reason()))
+    };
     let trigger = |kind: TriggerKind, state: TriggerState, message: Option<String>| TriggerStatus {
         kind,
         state: if suspended && state != TriggerState::NotExecutedYet {
@@ -133,7 +142,9 @@ fn pipeline_status(
         if wanted.change {
             let waiting = [Reason::Settling, Reason::Waiting, Reason::MissingSecret];
             let unknown = [Reason::SourceUnreadable, Reason::InvalidFile, Reason::Unknown];
+            let due = due(TriggerKind::Change);
             let (state, message) = match (said(&unknown), said(&waiting)) {
+                (None, _) if due.is_some() => (TriggerState::Waiting, due),
                 (Some(not_done), _) => (TriggerState::Unknown, Some(not_done.message.clone())),
                 (None, Some(not_done)) => (TriggerState::Waiting, Some(not_done.message.clone())),
                 (None, None) => (TriggerState::Idle, None),
@@ -142,7 +153,11 @@ fn pipeline_status(
         }
         for schedule in &wanted.schedules {
             let line = format!("{} ({})", schedule.cron.line(), schedule.cron.zone().name());
-            triggers.push(trigger(TriggerKind::Schedule, TriggerState::Idle, Some(line)));
+            let state = match due(TriggerKind::Schedule) {
+                Some(_) => TriggerState::Waiting,
+                None => TriggerState::Idle,
+            };
+            triggers.push(trigger(TriggerKind::Schedule, state, Some(line)));
         }
         for (there, kind) in [
             (wanted.stale.is_some(), TriggerKind::Stale),
@@ -165,7 +180,8 @@ fn pipeline_status(
         message: not_done
             .iter()
             .find(|one| !quiet.contains(&one.reason))
-            .map(|one| format!("{}: {}", one.reason, one.message)),
+            .map(|one| format!("{}: {}", one.reason, one.message))
+            .or_else(|| due(TriggerKind::Change)),
         suspended,
         last_run: newest(None).map(|run| run.name.clone()),
         next_run: next_run.filter(|_| !suspended),

@@ -13,3 +13,7 @@ pub mod render;
 mod upgrade;
 
 pub use model::{Cell, CellKind, Notebook, ReadError};
+
+#[cfg(test)]
+#[path = "properties_tests.rs"]
+mod properties_tests;

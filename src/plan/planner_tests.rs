@@ -370,6 +370,33 @@ proptest! {
         }
     }
 
+    /// The order of steps, keys and ended runs does not matter.
+    #[test]
+    fn the_order_of_inputs_does_not_matter(later in 0..4000_i64, turn in 0..5_usize) {
+        let yaml = |first: &str, second: &str, keys: &str| {
+            format!("triggers: {{change: , schedule: '*/20 * * * *'}}\n{keys}steps:\n{first}{second}")
+        };
+        let (a, b) = ("  a: {run: python a.py, retries: 1}\n", "  b: {needs: a, run: echo b}\n");
+        let mut one = World::new(&yaml(a, b, "params: {x: 1, y: 2}\nenv: {A: '1', B: '2'}\n"));
+        let mut two = World::new(&yaml(b, a, "env: {B: '2', A: '1'}\nparams: {y: 2, x: 1}\n"));
+        for edit in 0..3_u8 {
+            for world in [&mut one, &mut two] {
+                world.edit(&edit.to_string());
+                world.later(31 + later);
+                let plan = world.pass();
+                world.apply(&plan);
+                for run in world.runs.iter_mut().filter(|run| run.phase == Phase::Running) {
+                    run.phase = Phase::Succeeded;
+                    run.host = Observed::Absent;
+                }
+            }
+            let count = two.runs.len().max(1);
+            two.runs.rotate_left(turn % count);
+            two.runs.sort_by_key(|run| run.phase.is_ended());
+            prop_assert_eq!(one.pass(), two.pass());
+        }
+    }
+
     /// What is unknown never starts anything.
     #[test]
     fn unknown_never_starts(script in 0..3_u8, later in 0..9000_i64) {

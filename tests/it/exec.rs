@@ -280,3 +280,18 @@ fn plain_lines_where_nobody_watches_and_notebooks_through_pipes() {
     let piped = Ended::from(command.output().unwrap()).expect(0);
     assert_eq!(piped.json()["nbformat"], 4);
 }
+
+#[test]
+fn a_bar_where_somebody_watches() {
+    let place = Place::new();
+    place.notebook("in.ipynb", &["1", "2", "import time; time.sleep(0.3)"]);
+    let mut terminal = place.command("script");
+    let program = env!("CARGO_BIN_EXE_jupyterflow");
+    terminal.args([
+        "-qec",
+        &format!("stty cols 80; {program} exec in.ipynb out.ipynb"),
+        "/dev/null",
+    ]);
+    let ended = Ended::from(terminal.env("TERM", "xterm").output().unwrap()).expect(0);
+    assert!(ended.stdout.contains("cell 3/3") && ended.stdout.contains('\r'), "{}", ended.stdout);
+}
