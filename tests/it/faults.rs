@@ -265,3 +265,56 @@ for beat in range(1, 200):
     other.kill().unwrap();
     other.wait().unwrap();
 }
+
+#[test]
+fn inputs_that_a_run_wrote_start_nothing_and_are_named() {
+    let place = Place::new();
+    place.write("data/raw.csv", "1\n");
+    place.write(
+        "jupyterflow.yaml",
+        "inputs: [data/**]\nsteps: {a: {run: 'date +%N > data/derived.csv'}}",
+    );
+    place.run(&["up", "--once"]).expect(0);
+    assert_eq!(place.runs().len(), 1);
+    let plan = place.document(&["plan"]);
+    assert_eq!(plan["notDone"][0]["reason"], "WrittenByRun", "{plan}");
+    assert!(plan["notDone"][0]["message"].as_str().unwrap().contains("data/derived.csv"));
+    place.run(&["up", "--once"]).expect(0);
+    place.run(&["plan", "--check"]).expect(0);
+    assert_eq!(place.runs().len(), 1);
+    // A person's edit of the same file is a change, and so is one of a script at any time.
+    place.write("data/derived.csv", "mine\n");
+    place.run(&["plan", "--check"]).expect(3).says("input data/derived.csv changed");
+}
+
+#[test]
+fn runs_of_one_pipeline_queue_in_order() {
+    let place = Place::new();
+    place.write(
+        "jupyterflow.yaml",
+        "triggers: []\nparams: {n: 0}\nsteps: {a: {run: 'echo {{ params.n }} begin >> witness; sleep 0.2; echo {{ params.n }} end >> witness'}}",
+    );
+    let mut names = Vec::new();
+    for n in ["1", "2", "3"] {
+        let ended = place.run(&["run", ".", "-d", "-p", "n", n]).expect(0);
+        names.push(ended.stdout.trim().to_owned());
+    }
+    assert_eq!(place.document(&["show", &names[2]])["phase"], "Pending");
+    // Whoever comes next starts what is next in the queue, also of others.
+    place.run(&["run", ".", "-p", "n", "4"]).expect(0);
+    let expected: String = (1..5).map(|n| format!("{n} begin\n{n} end\n")).collect();
+    assert_eq!(place.read("witness"), expected);
+    // A run that waits can be stopped before it begins.
+    place.write(
+        "jupyterflow.yaml",
+        "triggers: []\nsteps: {a: {run: 'touch begun; until test -e go; do sleep 0.05; done'}}",
+    );
+    let first = place.run(&["run", ".", "-d"]).expect(0).stdout.trim().to_owned();
+    let second = place.run(&["run", ".", "-d"]).expect(0).stdout.trim().to_owned();
+    wait_for("the first to begin", || place.path("begun").exists());
+    place.run(&["stop", &second]).expect(0).says("Stopped");
+    let run = place.document(&["show", &second]);
+    assert!(run["message"].as_str().unwrap().contains("before it began"), "{run}");
+    place.write("go", "");
+    wait_for("the first to end", || place.document(&["show", &first])["phase"] == "Succeeded");
+}
