@@ -4,7 +4,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Ended, Place, marked, processes_with, wait_for};
+use crate::support::{Ended, Place, can_mount, marked, processes_with, wait_for};
 
 /// Executes cells; returns how it ended and the executed notebook.
 #[track_caller]
@@ -223,6 +223,9 @@ fn bad_notebooks_get_a_clear_word() {
 
 #[test]
 fn a_full_disk_keeps_the_last_whole_notebook_and_says_so() {
+    if !can_mount() {
+        return;
+    }
     let place = Place::new();
     place.notebook("in.ipynb", &["print('x' * 500_000)", "1"]);
     let disk = SmallDisk::new(&place, "256k");

@@ -233,6 +233,25 @@ impl Drop for Running {
     }
 }
 
+/// Whether something that a test needs is there. Without it the test is skipped aloud; in CI
+/// nothing is.
+pub fn has(what: &str, there: bool) -> bool {
+    if !there {
+        assert!(std::env::var("CI").is_err(), "CI has no {what}");
+        // Not by a macro: the test runner keeps those to itself.
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("SKIPPED: a test needs {what}\n"),
+        );
+    }
+    there
+}
+
+/// Whether file systems can be mounted here.
+pub fn can_mount() -> bool {
+    has("root, to mount a small disk", rustix::process::geteuid().is_root())
+}
+
 /// Waits for a condition; a minute is longer than anything here takes.
 #[track_caller]
 pub fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {

@@ -167,6 +167,11 @@ fn strace(place: &Place, inject: Option<(&str, usize)>, follow: bool, args: &[&s
     command
 }
 
+fn has_strace() -> bool {
+    let there = Command::new("strace").arg("-V").stdout(Stdio::null()).status();
+    support::has("strace", there.is_ok_and(|status| status.success()))
+}
+
 /// The numbered calls at which to kill: all of them, or a sample.
 fn kill_points(counts: &BTreeMap<String, usize>) -> Vec<(String, usize)> {
     let all = counts.iter().flat_map(|(name, count)| (1..=*count).map(move |n| (name.clone(), n)));
@@ -179,6 +184,9 @@ fn kill_points(counts: &BTreeMap<String, usize>) -> Vec<(String, usize)> {
 
 #[test]
 fn the_daemon_is_killed_at_each_write() {
+    if !has_strace() {
+        return;
+    }
     let place = round();
     assert!(strace(&place, None, false, &["up", "--once"]).status().unwrap().success(), "strace");
     judge(&place, 1, Victim::Daemon, "undisturbed");
@@ -195,6 +203,9 @@ fn the_daemon_is_killed_at_each_write() {
 
 #[test]
 fn the_host_is_killed_at_each_write() {
+    if !has_strace() {
+        return;
+    }
     // A run that is claimed, and whose host was lost before it did anything: the traced
     // supervisor takes it from there.
     let claimed = |place: &Place| -> String {
