@@ -59,6 +59,7 @@ fn pass(worlds: &[World], now: Timestamp) -> usize {
         let definition = Definition {
             pipeline: &world.pipeline,
             fingerprint: &world.fingerprint,
+            schedules: &world.pipeline.triggers().schedules,
             revision: "r",
             still_since: now,
             inputs_written: None,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::error::CliError;
+use crate::executor::is_ignored;
 
 /// Signals that were received.
 pub struct Signals {
@@ -20,6 +21,9 @@ impl Signals {
         let counts =
             [SIGINT, SIGTERM, SIGHUP].map(|signal| (signal, Arc::new(AtomicUsize::new(0))));
         for (signal, count) in &counts {
+            if is_ignored(*signal) {
+                continue;
+            }
             let count = Arc::clone(count);
             let raise = move || {
                 count.fetch_add(1, Ordering::Relaxed);

@@ -25,8 +25,9 @@ pub fn run(args: &Args, global: &Global, suspended: bool) -> Result<Code, CliErr
     let look = session.look_twice(Timestamp::now)?;
     let id = session.find_pipeline(&look, &args.pipeline)?;
     let text = Session::definition(&look, &id);
-    let since = suspended.then(Timestamp::now);
-    let changed = reconcile::suspend(&mut session.world(), &id, text.as_ref(), since)?;
+    let now = Timestamp::now();
+    let since = suspended.then_some(now);
+    let changed = reconcile::suspend(&mut session.world(), &id, text.as_ref(), since, now)?;
     let word = if suspended { "suspended" } else { "resumed" };
     let already = if changed { "" } else { " already" };
     print::talk(&format!("pipeline {id} is {word}{already}"));

@@ -17,13 +17,17 @@ use super::run::{pause, phase_code};
 use super::session::{LocalEngineOptions, Session};
 use super::signals::Signals;
 use super::status;
-use crate::plan::{Action, Phase, Plan, Reason, Run};
+use crate::engine::Engine;
+use crate::plan::{Action, Observed, Phase, Plan, Reason, Run};
 use crate::reconcile::{self, Applied, Look};
 use crate::store::{Store, lease};
 use crate::types::{Period, RunName, Timestamp};
 
 /// How long a directory must stand still before a change counts.
 const SETTLE: Period = Period::from_seconds(30);
+
+/// Passes have at least this between them, whatever happens.
+const REST: Duration = Duration::from_millis(300);
 
 /// Reconcile until stopped
 #[derive(clap::Args, Debug)]
@@ -69,7 +73,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let mut session = Session::to_write(global, &args.path, options)?;
     let _lock = only_one(&session.place.state)?;
     let shared = session.store.is_shared();
-    if shared && !lease::acquire(&mut session.store, "up", Timestamp::now)? {
+    if shared && !lease::acquire(&mut session.store, "up")? {
         return Err(second_up(&session.place.state).hint("it works on another machine"));
     }
     let signals = Signals::listen()?;
@@ -130,8 +134,19 @@ fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Cod
     let mut ended: Vec<Run> = Vec::new();
     let mut follower = Follower::new(global.quiet);
     while !open.is_empty() {
+        let mut moving = false;
         for id in &pipelines {
-            session.start_next(id)?;
+            let next = session.start_next(id)?;
+            moving |= !next.started.is_empty();
+            code = code.worse(tell_applied(&next));
+        }
+        for name in &open {
+            moving |= session.engine.observe(name) != Observed::Absent
+                || session.run(name)?.is_some_and(|run| run.phase != Phase::Pending);
+        }
+        if !moving {
+            follower.say("what is left waits for a person, or for a run of another process");
+            break;
         }
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until && !open.is_empty() {
@@ -195,6 +210,7 @@ fn forever(
 ) -> Result<Code, CliError> {
     let mut told = BTreeSet::new();
     let mut open: BTreeSet<RunName> = BTreeSet::new();
+    let mut trouble = None;
     loop {
         if !session.store.is_in_place() {
             let state = session.place.state.display();
@@ -202,32 +218,26 @@ fn forever(
                 "the state in {state} was moved or removed"
             )));
         }
-        if session.store.is_shared() && !session.store.hold("up", None)? {
-            return Err(second_up(&session.place.state).hint("another machine took over"));
-        }
-        let pulse = session.store.pulse()?;
-        let mut next = None;
-        match session.look(Timestamp::now()) {
+        let (pulse, next) = match pass(session, &mut told, &mut open) {
+            Ok(passed) => {
+                trouble = None;
+                passed
+            }
+            // A second `up` is for a person; a full disk or a source that is away may pass.
+            Err(error) if error.code == Code::SecondUp => return Err(error),
             Err(error) => {
-                let error = CliError::from(error);
-                if told.insert(error.to_string()) {
-                    print::alert(&error.to_string());
+                let words = error.to_string();
+                if trouble.as_ref() != Some(&words) {
+                    print::alert(&words);
                 }
+                trouble = Some(words);
+                (None, None)
             }
-            Ok(look) => {
-                tell_plan(&look.plan, &mut told);
-                let scope = session.scope.clone();
-                let now = Timestamp::now();
-                let applied = reconcile::apply(&mut session.world(), &scope, &look, now)?;
-                tell_applied(&applied);
-                open.extend(applied.started.into_iter().map(|run| run.name));
-                next = next_instant(&look);
-            }
-        }
-        tell_ends(session, &mut open)?;
+        };
         if global.verbose > 0 {
             print::talk("looked");
         }
+        let rest = Instant::now() + REST;
         let mut due = Instant::now() + args.poll.duration();
         if session.store.is_shared() {
             due = due.min(Instant::now() + lease::RENEWAL);
@@ -238,7 +248,9 @@ fn forever(
                 return Ok(Code::Signal(number));
             }
             let tick = next.is_some_and(|next| next <= Timestamp::now());
-            if tick || Instant::now() >= due || session.store.pulse()? != pulse {
+            let woken =
+                || pulse.is_some() && session.store.pulse().is_ok_and(|now| Some(now) != pulse);
+            if Instant::now() >= due || (Instant::now() >= rest && (tick || woken())) {
                 break;
             }
             pause(100);
@@ -246,12 +258,35 @@ fn forever(
     }
 }
 
+/// One pass. The pulse that it leaves behind, and the next instant at which another is due.
+fn pass(
+    session: &mut Session,
+    told: &mut BTreeSet<String>,
+    open: &mut BTreeSet<RunName>,
+) -> Result<(Option<i64>, Option<Timestamp>), CliError> {
+    if session.store.is_shared() && !session.store.hold("up", None)? {
+        return Err(second_up(&session.place.state).hint("another machine took over"));
+    }
+    let pulse = session.store.pulse()?;
+    let now = Timestamp::now();
+    let look = session.look(now)?;
+    tell_plan(&look.plan, told);
+    let scope = session.scope.clone();
+    let applied = reconcile::apply(&mut session.world(), &scope, &look, now)?;
+    tell_applied(&applied);
+    open.extend(applied.started.into_iter().map(|run| run.name));
+    tell_ends(session, open)?;
+    // Only what others wrote in the meantime wakes the next pass.
+    Ok((Some(pulse + applied.writes), next_instant(&look, now)))
+}
+
 /// The next instant at which a schedule fires or a source has settled.
-fn next_instant(look: &Look) -> Option<Timestamp> {
+fn next_instant(look: &Look, now: Timestamp) -> Option<Timestamp> {
     let ledgers = look.plan.pipelines.iter().map(|(_, plan)| &plan.ledger);
     let ticks = ledgers.flat_map(|ledger| ledger.schedules.iter().filter_map(|s| s.next));
     let until = look.plan.not_done().filter_map(|not_done| not_done.until);
-    ticks.chain(until).min()
+    // What this pass did not answer now, it will not answer by being asked again at once.
+    ticks.chain(until).filter(|at| *at > now).min()
 }
 
 /// Says what is new in a plan: each action, and each reason once.

@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::cell::{CellError, Displays, Execution, Outputs, Reply};
+use super::ignored::is_ignored;
 use super::kernel::{Event, Kernel, KernelError};
 use super::kernelspec::choose;
 use super::save::write_whole;
@@ -166,7 +167,8 @@ impl Signals {
             SignalKind::hangup(),
             SignalKind::quit(),
         ];
-        let streams = kinds.into_iter().map(|kind| Ok((kind.as_raw_value(), signal(kind)?)));
+        let heard = kinds.into_iter().filter(|kind| !is_ignored(kind.as_raw_value()));
+        let streams = heard.map(|kind| Ok((kind.as_raw_value(), signal(kind)?)));
         streams.collect::<std::io::Result<_>>().map(Self)
     }
 

@@ -6,6 +6,7 @@
 
 mod cell;
 mod execute;
+mod ignored;
 mod kernel;
 mod kernelspec;
 mod report;
@@ -13,6 +14,7 @@ mod save;
 mod wire;
 
 pub use execute::{Ending, Options, Progress, execute};
+pub use ignored::is_ignored;
 pub use kernelspec::{KernelSpec, installed};
 pub use report::{EndingPhase, Outputs, collect, finite_numbers};
 pub use save::write_whole;

@@ -32,6 +32,8 @@ pub enum Action {
         trigger: Trigger,
         /// Why.
         reason: String,
+        /// Whether something is at work on it, which then ends itself.
+        hosted: bool,
     },
     /// Write to the ledger without a run.
     Record {
@@ -71,6 +73,8 @@ pub struct PipelinePlan {
 pub struct Plan {
     /// Each pipeline with its plan, in order.
     pub pipelines: Vec<(PipelineId, PipelinePlan)>,
+    /// What is not done for pipelines that are not planned at all.
+    pub unplanned: Vec<NotDone>,
     /// Problems of files.
     pub problems: Vec<Problem>,
 }
@@ -88,7 +92,7 @@ impl Plan {
 
     /// All that is not done.
     pub fn not_done(&self) -> impl Iterator<Item = &NotDone> {
-        self.pipelines.iter().flat_map(|(_, plan)| &plan.not_done)
+        self.pipelines.iter().flat_map(|(_, plan)| &plan.not_done).chain(&self.unplanned)
     }
 }
 

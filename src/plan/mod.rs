@@ -20,3 +20,4 @@ pub use observed::{Definition, Observed, PipelineFacts, RunFact, Seen};
 pub use planner::plan;
 pub use report::{NotDone, Reason};
 pub use run::{Artifact, Phase, Run, StepRecord, Trigger};
+pub use ticks::advance as advance_schedules;

@@ -4,7 +4,7 @@
 
 use super::ledger::Ledger;
 use super::run::{Phase, Trigger};
-use crate::spec::{Fingerprint, Pipeline};
+use crate::spec::{Fingerprint, Pipeline, Schedule};
 use crate::types::{Period, PipelineId, RunName, Timestamp};
 
 /// What was observed of a thing outside.
@@ -56,6 +56,8 @@ pub struct Definition<'a> {
     pub pipeline: &'a Pipeline,
     /// What it is, down to the content of its files.
     pub fingerprint: &'a Fingerprint,
+    /// The schedules in force: those of the file once it stands still, until then the former ones.
+    pub schedules: &'a [Schedule],
     /// What the source shows.
     pub revision: &'a str,
     /// Since when the definition and its files stood still.

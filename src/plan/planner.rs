@@ -76,7 +76,7 @@ impl Planner<'_> {
                 Observed::Known(()) if run.stop_requested => {
                     let reason = "a person asked for it".into();
                     let (run, trigger) = (run.name.clone(), run.trigger.clone());
-                    self.actions.push(Action::Stop { run, trigger, reason });
+                    self.actions.push(Action::Stop { run, trigger, reason, hosted: true });
                 }
                 Observed::Known(()) => {
                     self.not(Reason::Waiting, format!("run {} is at work", run.name), None);
@@ -88,7 +88,7 @@ impl Planner<'_> {
                 Observed::Absent if run.stop_requested => {
                     let reason = "a person asked for it, and its host is gone".into();
                     let (run, trigger) = (run.name.clone(), run.trigger.clone());
-                    self.actions.push(Action::Stop { run, trigger, reason });
+                    self.actions.push(Action::Stop { run, trigger, reason, hosted: false });
                     continue;
                 }
                 Observed::Absent => {
@@ -103,7 +103,12 @@ impl Planner<'_> {
             let (name, trigger) = (run.name.clone(), run.trigger.clone());
             if run.stop_requested {
                 let reason = "a person asked for it".into();
-                self.actions.push(Action::Stop { run: name, trigger, reason });
+                self.actions.push(Action::Stop { run: name, trigger, reason, hosted: false });
+                continue;
+            }
+            if facts.seen == Seen::Gone {
+                let message = format!("run {name} does not begin: its pipeline is gone");
+                self.not(Reason::Orphaned, message, None);
                 continue;
             }
             match (&self.busy, facts.lacks) {
@@ -158,10 +163,14 @@ impl Planner<'_> {
         if self.facts.seen == Seen::Gone {
             return;
         }
-        let schedules = &definition.pipeline.triggers().schedules;
-        let suspended = self.ledger.suspended.is_some();
+        let schedules = definition.schedules;
+        let resource = definition.pipeline.steps().iter().any(|step| is_resource(step.work()));
+        let blocked = match self.ledger.suspended {
+            Some(_) => Some(Reason::Suspended),
+            None => resource.then_some(Reason::NotExecutedYet),
+        };
         let known = self.ledger.schedules.clone();
-        let (wanted, skipped) = ticks::advance(&mut self.ledger, schedules, suspended, self.now);
+        let (wanted, skipped) = ticks::advance(&mut self.ledger, schedules, blocked, self.now);
         for instant in wanted {
             let trigger = Trigger {
                 kind: TriggerKind::Schedule,

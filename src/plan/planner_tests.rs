@@ -58,6 +58,7 @@ impl World {
         let definition = Definition {
             pipeline,
             fingerprint: &fingerprint,
+            schedules: &pipeline.triggers().schedules,
             revision: "r",
             still_since: self.changed_at,
             inputs_written: None,

@@ -10,11 +10,11 @@ use crate::spec::Schedule;
 use crate::types::{Timestamp, TriggerKind};
 
 /// Advances the schedule cursors to `now`. Returns the instants that want a run, in order, and how
-/// many were skipped for each reason.
+/// many were skipped for each reason. `blocked` says why none may run.
 pub fn advance(
     ledger: &mut Ledger,
     schedules: &[Schedule],
-    suspended: bool,
+    blocked: Option<Reason>,
     now: Timestamp,
 ) -> (Vec<Timestamp>, Vec<(Reason, Timestamp)>) {
     let mut wanted = Vec::new();
@@ -28,7 +28,7 @@ pub fn advance(
         // Of an edited schedule the old policy holds up to now; of a removed one nothing runs.
         for (instant, verdict) in due(cursor, now) {
             match verdict {
-                Verdict::Run if edited(index) && !suspended => wanted.push(instant),
+                Verdict::Run if edited(index) && blocked.is_none() => wanted.push(instant),
                 _ => skipped.push((Reason::Missed, instant)),
             }
         }
@@ -39,19 +39,20 @@ pub fn advance(
             continue;
         };
         let mut cursor = cursor.clone();
-        (cursor.missed, cursor.max_lateness) = (schedule.missed, schedule.max_lateness);
+        // What was due before an edit follows the policy from before it.
         if cursor.next.is_some_and(|next| next <= now) {
             for (instant, verdict) in due(&cursor, now) {
-                match verdict {
-                    _ if suspended => skipped.push((Reason::Suspended, instant)),
-                    Verdict::Run => wanted.push(instant),
-                    Verdict::Missed => skipped.push((Reason::Missed, instant)),
-                    Verdict::TooLate => skipped.push((Reason::TooLate, instant)),
+                match (verdict, blocked) {
+                    (_, Some(reason)) => skipped.push((reason, instant)),
+                    (Verdict::Run, None) => wanted.push(instant),
+                    (Verdict::Missed, None) => skipped.push((Reason::Missed, instant)),
+                    (Verdict::TooLate, None) => skipped.push((Reason::TooLate, instant)),
                 }
             }
             cursor.answered = now;
             cursor.next = schedule.cron.next(now);
         }
+        (cursor.missed, cursor.max_lateness) = (schedule.missed, schedule.max_lateness);
         ledger.schedules.push(cursor);
     }
     wanted.sort_unstable();

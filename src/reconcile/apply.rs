@@ -20,6 +20,8 @@ pub struct Applied {
     pub conflicts: Vec<PipelineId>,
     /// Engines that did not do as asked.
     pub failed: Vec<EngineError>,
+    /// How many pipelines were written.
+    pub writes: i64,
     /// Claims that were refused, for good.
     pub refused: Vec<StoreError>,
 }
@@ -38,13 +40,17 @@ pub fn apply(
     for (id, planned) in &look.plan.pipelines {
         let Some(seeing) = look.pipelines.get(id) else { continue };
         let claims = claims(scope, look, id, seeing, planned, now);
-        if let Err(error) = write(world, id, seeing, planned, &claims) {
-            match error {
-                StoreError::Conflict => applied.conflicts.push(id.clone()),
-                StoreError::NameTaken(_) => applied.refused.push(error),
-                other => return Err(other),
+        match write(world, id, seeing, planned, &claims) {
+            Ok(written) => applied.writes += i64::from(written),
+            Err(StoreError::Conflict) => {
+                applied.conflicts.push(id.clone());
+                continue;
             }
-            continue;
+            Err(error @ StoreError::NameTaken(_)) => {
+                applied.refused.push(error);
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         for action in &planned.actions {
             act(world, action, &claims, &mut applied, now)?;
@@ -78,23 +84,24 @@ fn write(
     seeing: &Seeing,
     planned: &PipelinePlan,
     claims: &[StoredRun],
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let known = seeing.stored.as_ref();
     if known.is_none() && seeing.text.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let same =
         known.is_some_and(|row| row.ledger == planned.ledger && row.definition == seeing.text);
     if same && claims.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
-    world.store.commit(&Commit {
+    let commit = Commit {
         id,
         version: known.map(|row| row.version),
         ledger: &planned.ledger,
         definition: seeing.text.as_ref(),
         claims: claims.to_vec(),
-    })
+    };
+    world.store.commit(&commit).map(|()| true)
 }
 
 fn claims(
@@ -178,7 +185,12 @@ pub fn end_if_stopped(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let stop = world.store.run(name.as_str())?.is_some_and(|stored| stored.stop_requested);
-    if stop && world.engine.observe(name) == Observed::Absent && world.engine.stop(name).is_ok() {
+    let elsewhere = world.store.lease(name.as_str())?.is_some_and(|lease| !lease.ours);
+    if stop
+        && !elsewhere
+        && world.engine.observe(name) == Observed::Absent
+        && world.engine.stop(name).is_ok()
+    {
         end_without_host(world, name, now)?;
     }
     Ok(())
@@ -194,11 +206,12 @@ fn act(
     let start = match action {
         Action::Claim(claim) if claim.start => &claim.name,
         Action::Start { run, .. } => run,
-        Action::Stop { run, .. } => {
+        Action::Stop { run, hosted, .. } => {
             if let Err(error) = world.engine.stop(run) {
                 applied.failed.push(error);
             }
-            return end_without_host(world, run, now);
+            // A host, also one of another machine, sees the recorded stop and ends itself.
+            return if *hosted { Ok(()) } else { end_without_host(world, run, now) };
         }
         Action::Claim(_) | Action::Record { .. } => return Ok(()),
     };

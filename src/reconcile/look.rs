@@ -9,14 +9,14 @@ use indexmap::IndexMap;
 
 use super::{Memory, PassError, Scope, Settle, World};
 use crate::plan::{
-    Definition, Ledger, NotDone, Observed, PipelineFacts, PipelinePlan, Plan, Reason, RunFact,
-    Seen, plan,
+    Definition, Ledger, NotDone, Observed, Phase, PipelineFacts, PipelinePlan, Plan, Reason,
+    RunFact, Seen, plan,
 };
 use crate::source::PipelineFile;
 use crate::spec::fingerprint::Files;
-use crate::spec::{Fingerprint, Pipeline, RelativePath, Work};
+use crate::spec::{Fingerprint, Pipeline, RelativePath, names_file};
 use crate::store::{FileText, Standing, StoreError, StoredPipeline, StoredRun};
-use crate::types::{Digest, Period, PipelineId, PipelineName, Timestamp, slug};
+use crate::types::{Digest, Period, PipelineId, Timestamp};
 
 /// What a look saw, with the plan that follows.
 pub struct Look {
@@ -74,8 +74,21 @@ pub fn look(
     };
     for file in &snapshot.files {
         look.plan.problems.extend(file.documents.problems.iter().cloned());
+        let own_trouble = file.own_trouble();
         for pipeline in &file.documents.pipelines {
             let id = identity(scope, &file.folder, pipeline);
+            if let Some(reason) = own_trouble {
+                // Half a file may parse. What was in force before stays so; what is new waits.
+                if !stored.contains_key(&id) {
+                    look.plan.unplanned.push(NotDone {
+                        pipeline: id.to_string(),
+                        reason: Reason::SourceUnreadable,
+                        message: format!("{}: {reason}", file.path),
+                        until: None,
+                    });
+                }
+                continue;
+            }
             let row = stored.remove(&id);
             plan_pipeline(world, memory, scope, &mut look, id, file, pipeline, row, now)?;
         }
@@ -91,7 +104,15 @@ pub fn look(
         .filter(|row| row.id.source == scope.source && within(&row.id))
         .collect();
     rest.sort_by(|a, b| a.id.cmp(&b.id));
+    let elsewhere = |id: &PipelineId| {
+        let below =
+            |folder: &String| id.folder == *folder || id.folder.starts_with(&format!("{folder}/"));
+        snapshot.elsewhere.iter().any(below)
+    };
     for row in rest {
+        if elsewhere(&row.id) {
+            continue;
+        }
         let Some(text) = &row.definition else { continue };
         let file = snapshot.files.iter().find(|file| file.path == text.file);
         let unreadable = snapshot.unreadable.iter().find(|(folder, _)| {
@@ -102,7 +123,11 @@ pub fn look(
     }
     // Runs that a person asked for without a pipeline file, such as of a single notebook.
     for id in world.store.busy_pipelines()? {
-        if look.pipelines.contains_key(&id) || id.source != scope.source || !within(&id) {
+        if look.pipelines.contains_key(&id)
+            || elsewhere(&id)
+            || id.source != scope.source
+            || !within(&id)
+        {
             continue;
         }
         let mut planned = plan_queue(world, memory, &id, now)?;
@@ -110,24 +135,12 @@ pub fn look(
         look.plan.pipelines.push((id.clone(), planned));
         look.pipelines.insert(id, Seeing::default());
     }
-    for folder in &snapshot.elsewhere {
-        let not_done = NotDone {
-            pipeline: folder.clone(),
-            reason: Reason::ManagedElsewhere,
-            message: format!("{folder} has a state of its own"),
-            until: None,
-        };
-        let plan = PipelinePlan {
-            actions: Vec::new(),
-            not_done: vec![not_done],
-            ledger: Ledger::default(),
-        };
-        let name = slug(folder, PipelineName::MAX);
-        if let Ok(name) = name.parse() {
-            let id = PipelineId { source: scope.source.clone(), folder: folder.clone(), name };
-            look.plan.pipelines.push((id, plan));
-        }
-    }
+    look.plan.unplanned.extend(snapshot.elsewhere.iter().map(|folder| NotDone {
+        pipeline: folder.clone(),
+        reason: Reason::ManagedElsewhere,
+        message: format!("{folder} has a state of its own"),
+        until: None,
+    }));
     Ok(look)
 }
 
@@ -145,14 +158,7 @@ fn plan_pipeline(
 ) -> Result<(), PassError> {
     let fingerprint = Fingerprint::new(pipeline, &file.files);
     let (still_since, settle) = standing(memory, scope, &id, &fingerprint.digest, file, now);
-    let needed = |path: &str| {
-        path == file.path
-            || pipeline.steps().iter().any(|step| match step.work() {
-                Work::Notebook(notebook) => notebook.as_str() == path,
-                _ => step.requirements().is_some_and(|file| file.as_str() == path),
-            })
-    };
-    let broken = file.broken.iter().find(|(path, _)| needed(path));
+    let broken = file.broken.iter().find(|(path, _)| names_file(pipeline, path));
     let seen = match broken {
         Some((path, reason)) => Seen::Unreadable(format!("{path}: {reason}")),
         None => Seen::Good,
@@ -164,11 +170,21 @@ fn plan_pipeline(
         .as_ref()
         .filter(|old| old.digest != fingerprint.digest)
         .and_then(|old| fingerprint.only_inputs_changed(old));
-    let runs = run_facts(world, memory, &id, now)?;
+    let runs = run_facts(world, memory, &id)?;
     let ready = seen == Seen::Good;
+    // Until a changed file stands still, the schedules of the former one hold, and a tick runs it.
+    let settled = i64::try_from(settle.seconds())
+        .ok()
+        .and_then(|seconds| still_since.checked_add(jiff::SignedDuration::from_secs(seconds)).ok())
+        .is_none_or(|at| at <= now);
+    let former = row.as_ref().and_then(|row| row.definition.clone());
+    let former = former.filter(|former| !settled && Some(&former.text) != file.text.as_ref());
+    let former = former.and_then(|text| Some((parse_former(scope, &text, &id)?, text)));
+    let in_force = former.as_ref().map_or(pipeline, |(pipeline, _)| pipeline);
     let definition = Definition {
         pipeline,
         fingerprint: &fingerprint,
+        schedules: &in_force.triggers().schedules,
         revision: &look.revision,
         still_since,
         inputs_written: changed.and_then(|paths| written(&paths, &file.folder, &file.files)),
@@ -180,11 +196,12 @@ fn plan_pipeline(
         ..facts(&id, seen, Some(definition), &ledger, &runs)
     };
     let planned = plan(&facts, now);
-    let text = file.text.clone().map(|text| FileText {
+    let present = file.text.clone().map(|text| FileText {
         file: file.path.clone(),
         folder: file.folder.clone(),
         text,
     });
+    let text = former.map(|(_, text)| text).or(present);
     look.plan.pipelines.push((id.clone(), planned));
     let seeing = Seeing {
         stored: row,
@@ -204,8 +221,22 @@ pub fn plan_queue(
     id: &PipelineId,
     now: Timestamp,
 ) -> Result<PipelinePlan, StoreError> {
-    let runs = run_facts(world, memory, id, now)?;
-    Ok(plan(&facts(id, Seen::Good, None, &Ledger::default(), &runs), now))
+    let runs = run_facts(world, memory, id)?;
+    // What is next in the queue needs what its own definition says, which may not be the file's.
+    let next = runs.iter().find(|run| run.phase == Phase::Pending && run.host == Observed::Absent);
+    let next = next.map(|run| world.store.run(run.name.as_str())).transpose()?.flatten();
+    let next = next.and_then(|stored| {
+        let definition = &stored.spec.definition;
+        let limit = stored.spec.max_points;
+        crate::spec::parse(&definition.text, &definition.file, &definition.folder, limit)
+            .pipelines
+            .into_iter()
+            .find(|pipeline| *pipeline.name() == id.name)
+    });
+    let lacks = next.and_then(|pipeline| world.engine.lacks(&pipeline));
+    let ledger = Ledger::default();
+    let facts = facts(id, Seen::Good, None, &ledger, &runs);
+    Ok(plan(&PipelineFacts { lacks: lacks.as_deref(), ..facts }, now))
 }
 
 /// Facts of a pipeline that waits for nothing.
@@ -234,8 +265,8 @@ fn plan_unseen(
     let seen = match file {
         Err(None) => Seen::Gone,
         Err(Some(reason)) => Seen::Unreadable(reason),
-        Ok(file) if file.text.is_none() => {
-            let reason = file.broken.first().map_or("it cannot be read", |(_, reason)| reason);
+        Ok(file) if file.text.is_none() || file.own_trouble().is_some() => {
+            let reason = file.own_trouble().unwrap_or("it cannot be read");
             Seen::Unreadable(format!("{}: {reason}", file.path))
         }
         Ok(file) if file.documents.pipelines.is_empty() => {
@@ -244,14 +275,13 @@ fn plan_unseen(
         }
         Ok(_) => Seen::Gone,
     };
-    let documents =
-        crate::spec::parse(&text.text, &text.file, &text.folder, scope.max_points.max(100));
-    let pipeline = documents.pipelines.into_iter().find(|pipeline| *pipeline.name() == row.id.name);
+    let pipeline = parse_former(scope, &text, &row.id);
     let empty = Fingerprint::new_empty();
-    let runs = run_facts(world, memory, &row.id, now)?;
+    let runs = run_facts(world, memory, &row.id)?;
     let definition = pipeline.as_ref().map(|pipeline| Definition {
         pipeline,
         fingerprint: row.ledger.change.accepted.as_deref().unwrap_or(&empty),
+        schedules: &pipeline.triggers().schedules,
         revision: &look.revision,
         still_since: now,
         inputs_written: None,
@@ -264,6 +294,13 @@ fn plan_unseen(
         Seeing { stored: Some(row), text: Some(text), fingerprint, pipeline, ready: false };
     look.pipelines.insert(id, seeing);
     Ok(())
+}
+
+/// A pipeline as a text has it that was good when it was stored.
+fn parse_former(scope: &Scope, text: &FileText, id: &PipelineId) -> Option<Pipeline> {
+    let documents =
+        crate::spec::parse(&text.text, &text.file, &text.folder, scope.max_points.max(100));
+    documents.pipelines.into_iter().find(|pipeline| *pipeline.name() == id.name)
 }
 
 /// The identity of a pipeline in a source.
@@ -319,18 +356,12 @@ fn run_facts(
     world: &World<'_>,
     memory: &mut Memory,
     id: &PipelineId,
-    now: Timestamp,
 ) -> Result<Vec<RunFact>, StoreError> {
     let runs = world.store.runs_of(id)?;
-    runs.into_iter().map(|stored| fact(world, memory, stored, now)).collect()
+    runs.into_iter().map(|stored| fact(world, memory, stored)).collect()
 }
 
-fn fact(
-    world: &World<'_>,
-    memory: &mut Memory,
-    stored: StoredRun,
-    now: Timestamp,
-) -> Result<RunFact, StoreError> {
+fn fact(world: &World<'_>, memory: &mut Memory, stored: StoredRun) -> Result<RunFact, StoreError> {
     let run = stored.run;
     let host = if run.phase.is_ended() {
         Observed::Absent
@@ -340,7 +371,7 @@ fn fact(
             Observed::Absent if world.store.is_shared() => {
                 let lease = world.store.lease(run.name.as_str())?;
                 let watch = memory.leases.entry(run.name.clone()).or_default();
-                match watch.look(lease, now) {
+                match watch.look(lease, std::time::Instant::now()) {
                     Standing::Free | Standing::Expired => Observed::Absent,
                     Standing::Unsure => Observed::Unknown,
                     Standing::Elsewhere => Observed::Known(()),

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::{Scope, World};
-use crate::plan::{Ledger, Phase, Run, Trigger};
+use crate::plan::{Ledger, Phase, Reason, Run, Trigger, advance_schedules};
 use crate::spec::{Fingerprint, Pipeline, Work, hints_nearest};
 use crate::store::{Commit, FileText, RunSpec, StepState, StoreError, StoredRun};
 use crate::types::{PipelineId, RunId, Timestamp, TriggerKind};
@@ -210,12 +210,25 @@ pub fn suspend(
     id: &PipelineId,
     definition: Option<&FileText>,
     suspended: Option<Timestamp>,
+    now: Timestamp,
 ) -> Result<bool, StoreError> {
     loop {
         let row = world.store.pipelines()?.into_iter().find(|row| row.id == *id);
         let mut ledger = row.as_ref().map_or_else(Ledger::default, |row| row.ledger.clone());
         if ledger.suspended.is_some() == suspended.is_some() {
             return Ok(false);
+        }
+        if let (None, Some(text)) =
+            (suspended, row.as_ref().and_then(|row| row.definition.as_ref()))
+        {
+            // Ticks of the suspension are skipped for good, also where nobody looked meanwhile.
+            let documents = crate::spec::parse(&text.text, &text.file, &text.folder, usize::MAX);
+            let same = documents.pipelines.iter().find(|pipeline| *pipeline.name() == id.name);
+            if let Some(pipeline) = same {
+                let (schedules, blocked) =
+                    (&pipeline.triggers().schedules, Some(Reason::Suspended));
+                advance_schedules(&mut ledger, schedules, blocked, now);
+            }
         }
         ledger.suspended = suspended;
         let known = row.as_ref().and_then(|row| row.definition.as_ref());

@@ -6,7 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "reads the source's files")]
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -108,8 +108,8 @@ impl DirectorySource {
             if let Some(path) = step.requirements() {
                 wanted.insert((path.as_str().to_owned(), true));
             }
-            wanted
-                .extend(self.inputs(pipeline, step.inputs()).into_iter().map(|path| (path, false)));
+            let inputs = self.inputs(pipeline, step.inputs(), &mut file.broken);
+            wanted.extend(inputs.into_iter().map(|path| (path, false)));
         }
         for (path, required) in wanted {
             let full = self.root.join(&path);
@@ -127,7 +127,12 @@ impl DirectorySource {
     }
 
     /// The files that patterns name, as paths relative to the root.
-    fn inputs(&self, pipeline: &Pipeline, patterns: &[spec::RelativePath]) -> Vec<String> {
+    fn inputs(
+        &self,
+        pipeline: &Pipeline,
+        patterns: &[spec::RelativePath],
+        broken: &mut Vec<(String, String)>,
+    ) -> Vec<String> {
         if patterns.is_empty() {
             return Vec::new();
         }
@@ -138,16 +143,42 @@ impl DirectorySource {
             let entries = walkdir::WalkDir::new(start).into_iter().filter_entry(|entry| {
                 entry.depth() == 0 || !entry.file_type().is_dir() || !is_skipped(entry.path())
             });
-            let files = entries.flatten().filter(|entry| entry.file_type().is_file());
-            let paths = files.map(|entry| self.relative(entry.path()));
-            found.extend(paths.filter(|path| matcher.matches(path)));
+            for entry in entries {
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        let io = error.io_error();
+                        let gone = io.is_some_and(|error| error.kind() == ErrorKind::NotFound);
+                        let path = error.path().filter(|_| !gone).map(|path| self.relative(path));
+                        broken.extend(path.map(|path| (path, error.to_string())));
+                        continue;
+                    }
+                };
+                // A link counts as what it leads to; where that lies is judged when it is read.
+                let link = entry.file_type().is_symlink() && !entry.path().is_dir();
+                if entry.file_type().is_file() || link {
+                    let path = self.relative(entry.path());
+                    if matcher.matches(&path) {
+                        found.insert(path);
+                    }
+                }
+            }
         }
         found.into_iter().collect()
     }
 
     /// A file's state; none where there is no such file.
     fn read_file(&mut self, path: &Path, now: Timestamp) -> Result<Option<FileState>, String> {
-        let Ok(metadata) = std::fs::metadata(path) else { return Ok(None) };
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            // Only these say that it is not there; all else says that nobody can tell.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         if !metadata.is_file() {
             return Err("it is not a file".into());
         }
@@ -294,7 +325,7 @@ impl Source for DirectorySource {
 
     fn digest(&mut self, path: &str) -> Option<Digest> {
         let full = self.root.join(path);
-        self.read_file(&full, Timestamp::MAX).ok().flatten().map(|state| state.digest)
+        self.read_file(&full, Timestamp::MAX).ok().flatten().map(|state| state.counted())
     }
 
     fn named_files(&mut self, pipeline: &Pipeline, file: &str, now: Timestamp) -> PipelineFile {

@@ -40,6 +40,12 @@ pub struct PipelineFile {
 }
 
 impl PipelineFile {
+    /// What is wrong with the pipeline file itself, so that nothing of it may take effect.
+    pub fn own_trouble(&self) -> Option<&str> {
+        let own = self.broken.iter().find(|(path, _)| *path == self.path);
+        own.map(|(_, reason)| reason.as_str())
+    }
+
     /// A file of which nothing is known yet.
     pub fn new(path: &str, folder: &str) -> Self {
         Self {

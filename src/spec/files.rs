@@ -3,8 +3,9 @@
 //!
 //! Owns the words and the places. The files come from a source; nothing is read here.
 
-use super::fingerprint::Files;
+use super::fingerprint::{Files, literal_prefix};
 use super::hints;
+use super::path::RelativePath;
 use super::pipeline::{Pipeline, Step, Work};
 use super::problem::{Problem, Severity};
 use super::shape::Report;
@@ -70,4 +71,24 @@ fn place((line, column): (u32, u32)) -> Place {
 fn similar(path: &str, files: &Files) -> Option<String> {
     let notebooks = files.keys().map(String::as_str).filter(|other| other.ends_with(".ipynb"));
     hints::nearest(path, notebooks).map(|name| format!("did you mean {name}?"))
+}
+
+/// Whether a pipeline names a path, or may have inputs below it.
+pub fn names_file(pipeline: &Pipeline, path: &str) -> bool {
+    let below = |folder: &str, path: &str| {
+        folder.is_empty() || path == folder || path.starts_with(&format!("{folder}/"))
+    };
+    pipeline.steps().iter().any(|step| {
+        let own = match step.work() {
+            Work::Notebook(notebook) => notebook.as_str() == path,
+            Work::Run { .. } => step.script_candidates().iter().any(|one| one.as_str() == path),
+            Work::Resource(resource) => resource.manifest.as_str().is_some_and(|manifest| {
+                RelativePath::resolve(pipeline.folder(), manifest)
+                    .is_ok_and(|one| one.as_str() == path)
+            }),
+        };
+        let inputs = step.inputs().iter().map(literal_prefix);
+        own || step.requirements().is_some_and(|file| file.as_str() == path)
+            || inputs.into_iter().any(|prefix| below(&prefix, path) || below(path, &prefix))
+    })
 }

@@ -28,6 +28,16 @@ pub struct FileState {
     pub declared: Option<Vec<String>>,
 }
 
+impl FileState {
+    /// The digest of what counts: of a notebook its code, of any other file its content.
+    pub fn counted(&self) -> Digest {
+        match &self.outline {
+            Some(outline) => digest::of_outline(outline, None),
+            None => self.digest.clone(),
+        }
+    }
+}
+
 /// Files by path, relative to the source's root.
 pub type Files = BTreeMap<String, FileState>;
 
@@ -198,7 +208,7 @@ fn show(value: Option<&Value>) -> String {
 /// The effective step as the design's table says, defaults left out.
 fn step_key(pipeline: &Pipeline, step: &Step, files: &Files) -> Value {
     let folder = pipeline.folder();
-    let digest_of = |path: &str| files.get(path).map(|file| file.digest.to_string());
+    let digest_of = |path: &str| files.get(path).map(|file| file.counted().to_string());
     let mut key = Map::new();
     let mut put = |name: &str, value: Value| {
         let empty = match &value {
@@ -223,9 +233,11 @@ fn step_key(pipeline: &Pipeline, step: &Step, files: &Files) -> Value {
         }
         Work::Run { text, .. } => {
             put("run", json!(text));
+            let outputs = InputMatcher::new(pipeline, &[]);
             let scripts: BTreeMap<String, String> = step
                 .script_candidates()
                 .iter()
+                .filter(|path| !outputs.is_output(path.as_str()))
                 .filter_map(|path| {
                     Some((from_folder(folder, path.as_str()), digest_of(path.as_str())?))
                 })
@@ -266,7 +278,7 @@ fn step_key(pipeline: &Pipeline, step: &Step, files: &Files) -> Value {
     put("outputs", json!(step.outputs()));
     put("metrics", json!(step.metrics()));
     let inputs: BTreeMap<String, String> = matching_inputs(pipeline, step, files)
-        .map(|(path, file)| (from_folder(folder, path), file.digest.to_string()))
+        .map(|(path, file)| (from_folder(folder, path), file.counted().to_string()))
         .collect();
     put("inputs", json!(inputs));
     put("kernel", json!(step.kernel()));
@@ -321,6 +333,11 @@ impl InputMatcher {
             patterns: set.build().unwrap_or_default(),
             outputs: outputs.map(|path| path.as_str().to_owned()).collect(),
         }
+    }
+
+    /// Whether a path, relative to the source's root, is a declared output.
+    pub fn is_output(&self, path: &str) -> bool {
+        self.outputs.contains(path)
     }
 
     /// Whether a path, relative to the source's root, is an input.

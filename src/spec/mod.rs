@@ -25,7 +25,7 @@ mod yaml;
 
 pub use command::{Script, Variable, script_words};
 pub use deploy::{Deployment, Gate, Incumbent, Operand};
-pub use files::file_problems;
+pub use files::{file_problems, names_file};
 pub use fingerprint::{FileState, Fingerprint};
 pub use flow::parse as parse_flow;
 pub use graph::Graph;

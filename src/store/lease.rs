@@ -5,10 +5,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "waits for another machine's next sign of life")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Store, StoreError};
-use crate::types::Timestamp;
 
 /// A lease that was not renewed for so long is nobody's.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -40,20 +39,20 @@ pub enum Standing {
 /// Looks at one lease again and again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Watch {
-    seen: Option<(i64, Timestamp)>,
+    seen: Option<(i64, Instant)>,
 }
 
 impl Watch {
-    /// What a look at an instant of this machine's clock says.
-    pub fn look(&mut self, lease: Option<Lease>, now: Timestamp) -> Standing {
+    /// What a look says. The clock is this machine's own, which nobody sets.
+    pub fn look(&mut self, lease: Option<Lease>, now: Instant) -> Standing {
         let Some(lease) = lease.filter(|lease| !lease.ours) else {
             self.seen = None;
             return Standing::Free;
         };
         match self.seen {
             Some((beat, since)) if beat == lease.beat => {
-                let age = now.duration_since(since);
-                if age.unsigned_abs() >= LEASE { Standing::Expired } else { Standing::Unsure }
+                let age = now.saturating_duration_since(since);
+                if age >= LEASE { Standing::Expired } else { Standing::Unsure }
             }
             Some(_) => {
                 self.seen = Some((lease.beat, now));
@@ -71,15 +70,11 @@ impl Watch {
 ///
 /// # Errors
 /// The store.
-pub fn acquire(
-    store: &mut dyn Store,
-    name: &str,
-    now: impl Fn() -> Timestamp,
-) -> Result<bool, StoreError> {
+pub fn acquire(store: &mut dyn Store, name: &str) -> Result<bool, StoreError> {
     let mut watch = Watch::default();
     loop {
         let lease = store.lease(name)?;
-        let over = match watch.look(lease, now()) {
+        let over = match watch.look(lease, Instant::now()) {
             Standing::Elsewhere => return Ok(false),
             Standing::Unsure => {
                 std::thread::sleep(Duration::from_secs(1));
@@ -100,7 +95,8 @@ mod tests {
 
     #[test]
     fn a_lease_ages_by_the_clock_of_whoever_looks() {
-        let now = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let begin = Instant::now();
+        let now = |second: u64| begin + Duration::from_secs(second);
         let foreign = |beat| Some(Lease { ours: false, beat });
         let mut watch = Watch::default();
         assert_eq!(watch.look(None, now(0)), Standing::Free);

@@ -110,10 +110,20 @@ fn a_cell_that_ignores_interrupts_is_ended_all_the_same() {
 
 #[test]
 fn a_kernel_that_dies_fails_with_a_word() {
+    // What was printed is on its way in a thread of the kernel, which dies with it: it gets a moment.
     for (source, words) in [
-        ("import os; print('last words', flush=True); os._exit(3)", "exited with code 3"),
-        ("import os; print('last words', flush=True); os.kill(os.getpid(), 9)", "out of memory"),
-        ("import os; print('last words', flush=True); os.kill(os.getpid(), 11)", "signal 11"),
+        (
+            "import os, time; print('last words', flush=True); time.sleep(0.3); os._exit(3)",
+            "exited with code 3",
+        ),
+        (
+            "import os, time; print('last words', flush=True); time.sleep(0.3); os.kill(os.getpid(), 9)",
+            "out of memory",
+        ),
+        (
+            "import os, time; print('last words', flush=True); time.sleep(0.3); os.kill(os.getpid(), 11)",
+            "signal 11",
+        ),
     ] {
         let (ended, notebook) = exec(&["1", source, "2"], &[]);
         ended.expect(1).says("the kernel died").says(words);

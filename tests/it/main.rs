@@ -15,6 +15,7 @@ mod faults;
 mod file;
 mod notebooks;
 mod runs;
+mod source;
 mod support;
 
 /// A test file that nobody lists would never run.

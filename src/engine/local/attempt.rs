@@ -68,12 +68,15 @@ pub fn run(invocation: &Invocation, stop: &Arc<AtomicBool>) -> AttemptEnd {
     let before = Before::new(root, folder, step);
     let failed =
         |message: String| AttemptEnd::Failed { exit_code: None, message, left: Left::default() };
-    let mut child = match start(invocation) {
+    let limit = step.timeout().map(crate::types::Period::duration);
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    let mut child = match start(invocation, stop, deadline) {
         Ok(child) => child,
+        Err(_) if stop.load(Ordering::Relaxed) => return AttemptEnd::Stopped,
         Err(message) => return failed(message),
     };
     let files = places.files.to_string_lossy();
-    let ended = wait(&mut child, step.timeout().map(crate::types::Period::duration), stop);
+    let ended = wait(&mut child, limit, deadline, stop);
     // What left the group of the attempt ends before anybody counts it as over.
     processes::end_strays(OUTPUT_DIR, &files);
     let status = match ended {
@@ -138,7 +141,11 @@ fn render_notebook(places: &Places) -> Option<String> {
     Some(format!("{}/notebook.ipynb", places.relative))
 }
 
-fn start(invocation: &Invocation) -> Result<Child, String> {
+fn start(
+    invocation: &Invocation,
+    stop: &Arc<AtomicBool>,
+    deadline: Option<Instant>,
+) -> Result<Child, String> {
     let Invocation { places, step, .. } = invocation;
     let mut log = std::fs::OpenOptions::new()
         .create(true)
@@ -157,7 +164,15 @@ fn start(invocation: &Invocation) -> Result<Child, String> {
         .process_group(0);
     if let Some(requirements) = step.requirements() {
         let file = invocation.root.join(requirements.as_str());
-        let folder = environment(&invocation.state, &file, invocation.is_notebook, &mut log)?;
+        let ends = || {
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let stopped = stop.load(Ordering::Relaxed).then(|| "stopped".to_owned());
+            let late =
+                late.then(|| "making its environment took longer than the timeout".to_owned());
+            stopped.or(late)
+        };
+        let state = &invocation.state;
+        let folder = environment(state, &file, invocation.is_notebook, &mut log, &ends)?;
         enter(&mut command, &folder);
     }
     let errors = log.try_clone().map_err(|error| error.to_string())?;
@@ -191,11 +206,11 @@ fn enter(command: &mut Command, folder: &Path) {
 fn wait(
     child: &mut Child,
     limit: Option<Duration>,
+    deadline: Option<Instant>,
     stop: &Arc<AtomicBool>,
 ) -> std::io::Result<End> {
     let id = Pid::from_child(child);
     let handle = pidfd_open(id, PidfdFlags::empty())?;
-    let deadline = limit.map(|limit| Instant::now() + limit);
     let ended = |pause: Duration| {
         let mut wanted = [PollFd::new(&handle, PollFlags::IN)];
         let pause = Timespec::try_from(pause).ok();

@@ -233,7 +233,9 @@ impl<'a> Board<'a> {
             }
             AttemptEnd::Lost(message) => {
                 slot.state.interruptions += 1;
-                if slot.state.interruptions <= interruptions {
+                if stopping {
+                    record.phase = Phase::Stopped;
+                } else if slot.state.interruptions <= interruptions {
                     record.phase = Phase::Interrupted;
                     record.message = Some(message);
                 } else {
@@ -498,6 +500,13 @@ mod tests {
             assert_eq!(board.outcome(), None);
             board.finish(task(0), AttemptEnd::Stopped, now(2));
             assert_eq!(phases(&board), "St Sk");
+            assert_eq!(board.outcome(), Some(Phase::Stopped));
+        });
+        // A process that is lost just then is not tried again either.
+        with_board("steps: {a: {run: x}}", Vec::new(), |mut board| {
+            board.begin(task(0), now(0));
+            board.stop(now(1));
+            board.finish(task(0), AttemptEnd::Lost("killed".into()), now(2));
             assert_eq!(board.outcome(), Some(Phase::Stopped));
         });
     }

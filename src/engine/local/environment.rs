@@ -5,16 +5,22 @@
 
 #![expect(clippy::disallowed_methods, reason = "makes virtual environments")]
 
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use rustix::process::{Pid, Signal};
 
 use crate::types::Digest;
 
+/// How often it is asked whether the attempt must end.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The environment for a requirements file, made now if it is not there. `log` gets what the
-/// installer says.
+/// installer says; `ends` says why the attempt must end, if it must.
 ///
 /// # Errors
 /// Says what failed, with the last lines of the installer.
@@ -23,6 +29,7 @@ pub fn environment(
     requirements: &Path,
     notebook: bool,
     log: &mut std::fs::File,
+    ends: &dyn Fn() -> Option<String>,
 ) -> Result<PathBuf, String> {
     let text = std::fs::read(requirements)
         .map_err(|error| format!("failed to read {}: {error}", requirements.display()))?;
@@ -36,7 +43,12 @@ pub fn environment(
     let lock =
         std::fs::File::create(state.join("environments").join(format!("{}.lock", key.short())))
             .map_err(|error| error.to_string())?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|error| error.to_string())?;
+    while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if let Some(reason) = ends() {
+            return Err(reason);
+        }
+        std::thread::sleep(LOOK);
+    }
     if complete.is_file() {
         return Ok(folder);
     }
@@ -47,7 +59,7 @@ pub fn environment(
     let with_uv = uv.is_ok_and(|status| status.success());
     let mut make = if with_uv { Command::new("uv") } else { Command::new("python3") };
     make.args(if with_uv { &["venv", "-q"][..] } else { &["-m", "venv"][..] }).arg(&folder);
-    run(&mut make, log)?;
+    run(&mut make, log, ends)?;
     let python = folder.join("bin/python");
     let mut install = if with_uv { Command::new("uv") } else { Command::new(&python) };
     if with_uv {
@@ -60,23 +72,45 @@ pub fn environment(
         install.arg("ipykernel");
     }
     let folder_of_file = requirements.parent().unwrap_or(state);
-    run(install.current_dir(folder_of_file), log)?;
+    run(install.current_dir(folder_of_file), log, ends)?;
     std::fs::write(&complete, "").map_err(|error| error.to_string())?;
     Ok(folder)
 }
 
-fn run(command: &mut Command, log: &std::fs::File) -> Result<(), String> {
+/// Runs an installer to its end, or until the attempt must end.
+fn run(
+    command: &mut Command,
+    log: &std::fs::File,
+    ends: &dyn Fn() -> Option<String>,
+) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
+    let failed = |error: std::io::Error| format!("failed to run {program}: {error}");
+    let mut errors = tempfile::tempfile().map_err(failed)?;
+    let mut child = command
         .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("failed to run {program}: {error}"))?;
+        .stdout(log.try_clone().map_err(failed)?)
+        .stderr(errors.try_clone().map_err(failed)?)
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            break status;
+        }
+        if let Some(reason) = ends() {
+            let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
+            let _ = child.wait();
+            return Err(reason);
+        }
+        std::thread::sleep(LOOK);
+    };
+    let mut text = String::new();
+    let _ = errors.seek(SeekFrom::Start(0)).and_then(|_| errors.read_to_string(&mut text));
     let mut log = log;
-    let _ = log.write_all(&output.stdout).and_then(|()| log.write_all(&output.stderr));
-    if output.status.success() {
+    let _ = log.write_all(text.as_bytes());
+    if status.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&output.stderr);
     let last: Vec<&str> = text.lines().rev().take(3).collect();
     let last: Vec<&str> = last.into_iter().rev().collect();
     Err(format!("failed to make the environment: {program}: {}", last.join("; ")))

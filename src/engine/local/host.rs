@@ -150,10 +150,9 @@ impl Host<'_> {
             return self.run_to_end();
         }
         let name = self.run.name.clone();
-        if !lease::acquire(self.store.as_mut(), name.as_str(), Timestamp::now)? {
+        if !lease::acquire(self.store.as_mut(), name.as_str())? {
             return Ok(0);
         }
-        guard(Arc::clone(&self.renewed));
         let code = self.run_to_end();
         self.store.release(name.as_str())?;
         code
@@ -188,11 +187,24 @@ impl Host<'_> {
             match self.meet_the_present()? {
                 Present::Taken => {}
                 Present::MovedOn => return self.withdraw(),
+                Present::Broken(_) if self.run.trigger.kind == TriggerKind::Change => {
+                    return self.withdraw();
+                }
                 Present::Broken(message) => {
                     self.run.message = Some(message);
                     return self.end(Phase::Failed);
                 }
             }
+        }
+        if self.store.is_shared() {
+            // Copying may have taken longer than the lease: nothing has begun, so nothing is lost.
+            if !self.store.hold(name.as_str(), None)? {
+                return Ok(0);
+            }
+            if let Ok(mut at) = self.renewed.lock() {
+                *at = Instant::now();
+            }
+            guard(Arc::clone(&self.renewed));
         }
         self.run.phase = Phase::Running;
         self.run.started_at.get_or_insert(Timestamp::now());
@@ -211,7 +223,11 @@ impl Host<'_> {
             }
             if Instant::now() >= next_look {
                 next_look = Instant::now() + LOOK;
-                if !self.store.is_in_place() || !self.root.is_dir() || !self.renew()? {
+                // Whoever took the lease over records what happens from now on.
+                if !self.renew()? {
+                    return Ok(0);
+                }
+                if !self.store.is_in_place() || !self.root.is_dir() {
                     return self.leave();
                 }
                 let stopped = self.store.run(name.as_str())?.is_some_and(|run| run.stop_requested);
@@ -254,7 +270,7 @@ impl Host<'_> {
             let mut copies = Vec::new();
             for step in self.pipeline.steps() {
                 let Work::Notebook(path) = step.work() else { continue };
-                match self.copy_notebook(path.as_str()) {
+                match self.copy_notebook(path.as_str())? {
                     Ok(digest) => copies.push((path.as_str(), digest)),
                     Err(message) => torn = torn.or(Some(message)),
                 }
@@ -291,14 +307,22 @@ impl Host<'_> {
         Ok(Present::Taken)
     }
 
-    fn copy_notebook(&self, path: &str) -> Result<Digest, String> {
+    /// Copies a notebook as it is now. Not to be able to read it says something of the source; not
+    /// to be able to write it, of the state.
+    fn copy_notebook(&self, path: &str) -> Result<Result<Digest, String>, StoreError> {
+        let bytes = match std::fs::read(self.root.join(path)) {
+            Ok(bytes) => bytes,
+            Err(error) => return Ok(Err(format!("failed to read {path}: {error}"))),
+        };
         let copy = self.copy_of(path);
         let folder = copy.parent().unwrap_or(self.state);
-        std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-        let bytes = std::fs::read(self.root.join(path))
-            .map_err(|error| format!("failed to read {path}: {error}"))?;
-        crate::executor::write_whole(&copy, &bytes).map_err(|error| error.to_string())?;
-        Ok(Digest::of_bytes(&bytes))
+        std::fs::create_dir_all(folder)
+            .and_then(|()| crate::executor::write_whole(&copy, &bytes))
+            .map_err(|error| StoreError::Database {
+                folder: self.state.display().to_string(),
+                message: format!("failed to copy {path}: {error}"),
+            })?;
+        Ok(Ok(Digest::of_bytes(&bytes)))
     }
 
     /// Ends a change run whose files moved on before it began: whatever stands next, the same
@@ -508,8 +532,12 @@ impl Host<'_> {
         self.stop.store(true, Ordering::Relaxed);
         let patience = Instant::now() + Duration::from_secs(11);
         while !self.at_work.is_empty() && Instant::now() < patience {
-            if let Ok((task, _)) = self.events.1.recv_timeout(LOOK) {
+            if let Ok((task, end)) = self.events.1.recv_timeout(LOOK) {
                 self.at_work.retain(|(other, _)| *other != task);
+                // What had ended by itself just then is not done again.
+                if matches!(end, AttemptEnd::Succeeded(_)) && self.store.is_in_place() {
+                    self.finish(task, end)?;
+                }
             }
         }
         self.run.phase = Phase::Interrupted;

@@ -34,8 +34,14 @@ impl Scope<'_> {
     /// # Errors
     /// An output that is not there.
     pub fn parameters(&self) -> Result<IndexMap<String, Value>, String> {
-        let base = self.base_parameters();
-        let mut all = base.clone();
+        let mut all = self.pipeline.params().clone();
+        let mut base = all.clone();
+        // What a reference in a parameter sees: the step's own plain values and the point's, too.
+        let plain = |value: &&Value| resolve_json(value, &mut |_| Err(String::new())).is_ok();
+        let own = self.step.params().iter().filter(|(_, value)| plain(value));
+        base.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        base.extend(self.point.iter().flat_map(|(_, point)| point.clone()));
+        base.extend(self.run.params.clone());
         for (name, value) in self.step.params() {
             let mut look_up = |reference: &Reference| self.look_up(reference, &base);
             all.insert(name.clone(), resolve_json(value, &mut look_up)?);
@@ -45,12 +51,6 @@ impl Scope<'_> {
         }
         all.extend(self.run.params.clone());
         Ok(all)
-    }
-
-    fn base_parameters(&self) -> IndexMap<String, Value> {
-        let mut base = self.pipeline.params().clone();
-        base.extend(self.run.params.clone());
-        base
     }
 
     /// A text with its references replaced.
