@@ -74,8 +74,11 @@ pub fn talk(text: &str) {
     }
 }
 
-/// Prints a problem of a file on stderr.
+/// Prints a problem of a file on stderr; a warning unless a person wants none.
 pub fn problem(problem: &Problem) {
+    if problem.severity == Severity::Warning && QUIET.load(Ordering::Relaxed) {
+        return;
+    }
     let color = match problem.severity {
         Severity::Error => AnsiColor::Red,
         Severity::Warning => AnsiColor::Yellow,

@@ -12,6 +12,7 @@ use super::session::{LOCAL, Session};
 use super::signals::Signals;
 use crate::plan::{Action, NotDone, Reason, Run};
 use crate::reconcile::{Look, Seeing};
+use crate::spec::Severity;
 use crate::store::Store;
 use crate::types::{PipelineId, Timestamp, TriggerKind};
 
@@ -97,9 +98,9 @@ pub fn print_status(
             pipelines.push(pipeline_status(id, seeing, &own, &not_done, &wanted));
         }
     }
-    for problem in look.iter().flat_map(|look| &look.plan.problems) {
-        print::problem(problem);
-    }
+    // Warnings are for `validate` and `plan`.
+    let problems = look.iter().flat_map(|look| &look.plan.problems);
+    problems.filter(|one| one.severity == Severity::Error).for_each(print::problem);
     let document = StatusDocument { sources: vec![source], pipelines, runs };
     let names = || document.runs.iter().map(|run| run.name.to_string()).collect();
     print::document(global.output, "Status", &document, || table(&document, now), names)

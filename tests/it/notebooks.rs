@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Ended, Place, python};
+use crate::support::{Ended, Place, has, python};
 
 fn digest(place: &Place, path: &str) -> String {
     place.run(&["notebook", "digest", path]).expect(0).stdout.trim().to_owned()
@@ -237,4 +237,68 @@ fn a_large_notebook_is_read_in_bounded_time() {
     assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
     let document: Value = place.document(&["notebook", "digest", "large.ipynb"]);
     assert_eq!(document["kernel"], "python3");
+}
+
+/// A real browser opens a page whose outputs try to run something.
+#[test]
+fn no_script_of_an_output_runs_in_a_browser() {
+    let place = Place::new();
+    let there = std::process::Command::new("chromium").arg("--version").output();
+    if !has("chromium", there.is_ok_and(|output| output.status.success())) {
+        return;
+    }
+    let attack = "document.title='RAN'";
+    let markup = format!(
+        "<script>{attack}</script><img src=x onerror=\"{attack}\"><svg onload=\"{attack}\"></svg>\
+         <iframe srcdoc=\"<script>parent.{attack}</script>\"></iframe><body onload=\"{attack}\">\
+         <details open ontoggle=\"{attack}\">x</details><a href=\"javascript:{attack}\" id=l>l</a>\
+         <meta http-equiv=refresh content=\"0;url=javascript:{attack}\"><style>@import 'x'</style>"
+    );
+    let drawing = format!(
+        "<svg xmlns='http://www.w3.org/2000/svg' onload=\"{attack}\"><script>{attack}</script></svg>"
+    );
+    let data = |mime: &str, value: &str| serde_json::json!({"output_type": "display_data", "metadata": {}, "data": {mime: value}});
+    let outputs = [
+        data("text/html", &markup),
+        data("image/svg+xml", &drawing),
+        data("text/markdown", &markup),
+        data("application/javascript", attack),
+        data("text/latex", &markup),
+        data("text/plain", &markup),
+    ];
+    let notebook = serde_json::json!({
+        "cells": [
+            {"cell_type": "code", "id": "a", "metadata": {}, "source": markup, "outputs": outputs, "execution_count": 1},
+            {"cell_type": "markdown", "id": "b", "metadata": {}, "source": markup},
+        ],
+        "metadata": {}, "nbformat": 4, "nbformat_minor": 5,
+    });
+    place.write("hostile.ipynb", &notebook.to_string());
+    place.run(&["notebook", "html", "hostile.ipynb", "hostile.html"]).expect(0);
+    let browse = |page: &str| {
+        let mut browser = place.command("chromium");
+        browser.args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+        ]);
+        browser.arg(format!("--user-data-dir={}", place.beside("browser").display()));
+        browser.arg(format!("file://{}", place.path(page).display()));
+        Ended::from(browser.output().unwrap()).expect(0).stdout
+    };
+    let shown = browse("hostile.html");
+    assert!(shown.contains("<title>hostile.ipynb</title>"), "{}", &shown[..shown.len().min(500)]);
+    // The same markup as it is does run: the browser would have shown it.
+    place.write(
+        "plain.html",
+        &format!("<html><head><title>t</title></head><body>{markup}</body></html>"),
+    );
+    assert!(browse("plain.html").contains("<title>RAN</title>"));
 }
