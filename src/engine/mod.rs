@@ -2,6 +2,16 @@
 //!
 //! Owns the three things that the loop asks of an engine. Names are the store's; an engine finds
 //! all else there.
+//!
+//! ```
+//! use jupyterflow::engine::{Engine, local::LocalEngine};
+//! use jupyterflow::plan::Observed;
+//! use jupyterflow::types::RunName;
+//!
+//! let engine = LocalEngine::new("/nowhere/.jupyterflow".as_ref(), "/nowhere".as_ref(), 2, false);
+//! let run = RunName::from_stored("hello-0123456789abcdef").unwrap();
+//! assert_eq!(engine.observe(&run), Observed::Absent);
+//! ```
 
 pub mod local;
 

@@ -1,6 +1,19 @@
 //! The source port: where pipeline files come from.
 //!
 //! Owns the snapshot that a look gives. A look never waits for the next one and decides nothing.
+//!
+//! ```
+//! use jupyterflow::source::{DirectorySource, Source};
+//!
+//! let folder = tempfile::tempdir()?;
+//! std::fs::write(folder.path().join("jupyterflow.yaml"), "steps: {a: {run: echo a}}")?;
+//! let root = folder.path().canonicalize()?;
+//! let mut source = DirectorySource::new(&root, "".as_ref(), 100);
+//! let snapshot = source.look(jiff::Timestamp::now()).unwrap();
+//! assert_eq!(snapshot.files[0].path, "jupyterflow.yaml");
+//! assert_eq!(snapshot.files[0].documents.pipelines[0].name().as_str(), "main");
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 mod directory;
 

@@ -2,6 +2,21 @@
 //!
 //! Owns the questions that the loop asks and the promises that an adapter keeps: a claim and its
 //! cursor are written together or not at all, and against the version that was planned from.
+//!
+//! ```
+//! use jupyterflow::plan::Ledger;
+//! use jupyterflow::store::{Commit, SqliteStore, Store, StoreError};
+//! use jupyterflow::types::PipelineId;
+//!
+//! let mut store = SqliteStore::in_memory()?;
+//! let id = PipelineId { source: "local".into(), folder: String::new(), name: "p".parse().unwrap() };
+//! let ledger = Ledger::default();
+//! let commit = Commit { id: &id, version: None, ledger: &ledger, definition: None, claims: vec![] };
+//! store.commit(&commit)?;
+//! // Whoever planned from the same version comes too late, and looks again.
+//! assert!(matches!(store.commit(&commit), Err(StoreError::Conflict)));
+//! # Ok::<(), StoreError>(())
+//! ```
 
 mod journal;
 pub mod lease;
