@@ -45,6 +45,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         let names = prunable(&runs, pipeline.history());
         going.extend(own.into_iter().filter(|stored| names.contains(&stored.run.name)).cloned());
     }
+    let used = used_by_others(&session, &all, &going)?;
+    going.retain(|stored| !used.iter().any(|path| is_of(stored, path)));
     if !args.dry_run {
         remove(&mut session, &going)?;
     }
@@ -71,9 +73,37 @@ pub fn delete(args: &Delete, global: &Global) -> Result<Code, CliError> {
         let message = format!("run {} has not ended: it is {}", stored.run.name, stored.run.phase);
         return Err(CliError::usage(message).hint("stop it first"));
     }
+    let all = session.store.runs(usize::MAX)?;
+    let used = used_by_others(&session, &all, std::slice::from_ref(&stored))?;
+    if let Some(path) = used.iter().find(|path| is_of(&stored, path)) {
+        let message = format!("a later run keeps {path} of run {}", stored.run.name);
+        return Err(CliError::usage(message).hint("delete that run first"));
+    }
     print::talk(&format!("removed {} and its results", stored.run.name));
     remove(&mut session, &[stored])?;
     Ok(Code::Done)
+}
+
+/// Files that runs which stay name as theirs, such as those that a retry from a step kept.
+fn used_by_others(
+    session: &Session,
+    all: &[StoredRun],
+    going: &[StoredRun],
+) -> Result<Vec<String>, CliError> {
+    let mut used = Vec::new();
+    for stored in all.iter().filter(|one| !one.spec.kept_steps.is_empty()) {
+        if !going.iter().any(|other| other.run.name == stored.run.name) {
+            let steps = session.store.steps(&stored.run.name)?;
+            let artifacts = steps.into_iter().flat_map(|state| state.record.artifacts);
+            used.extend(artifacts.map(|artifact| artifact.path));
+        }
+    }
+    Ok(used)
+}
+
+fn is_of(stored: &StoredRun, path: &str) -> bool {
+    let folder = results_folder(&stored.pipeline.folder, stored.run.name.as_str());
+    path.starts_with(&format!("{folder}/"))
 }
 
 /// Results first: a record without results can be removed again, results without a record not.

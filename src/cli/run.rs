@@ -109,6 +109,10 @@ pub fn ask(
         if let Some(error) = applied.failed.first() {
             return Err(CliError::unreachable(error.to_string()));
         }
+        if applied.started.iter().all(|run| run.name != stored.run.name) {
+            let name = &stored.run.name;
+            print::talk(&format!("{name} waits for another run; `jupyterflow up` starts it then"));
+        }
         let names = || vec![stored.run.name.to_string()];
         print::document(global.output, "Run", &stored.run, || stored.run.name.to_string(), names)?;
         return Ok(Code::Done);

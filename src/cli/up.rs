@@ -134,6 +134,7 @@ fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Cod
     let mut ended: Vec<Run> = Vec::new();
     let mut follower = Follower::new(global.quiet);
     while !open.is_empty() {
+        in_place(session)?;
         let mut moving = false;
         for id in &pipelines {
             let next = session.start_next(id)?;
@@ -212,12 +213,7 @@ fn forever(
     let mut open: BTreeSet<RunName> = BTreeSet::new();
     let mut trouble = None;
     loop {
-        if !session.store.is_in_place() {
-            let state = session.place.state.display();
-            return Err(CliError::unreachable(format!(
-                "the state in {state} was moved or removed"
-            )));
-        }
+        in_place(session)?;
         let (pulse, next) = match pass(session, &mut told, &mut open) {
             Ok(passed) => {
                 trouble = None;
@@ -256,6 +252,14 @@ fn forever(
             pause(100);
         }
     }
+}
+
+fn in_place(session: &Session) -> Result<(), CliError> {
+    if session.store.is_in_place() {
+        return Ok(());
+    }
+    let state = session.place.state.display();
+    Err(CliError::unreachable(format!("the state in {state} was moved or removed")))
 }
 
 /// One pass. The pulse that it leaves behind, and the next instant at which another is due.

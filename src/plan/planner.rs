@@ -41,6 +41,11 @@ pub fn plan(facts: &PipelineFacts<'_>, now: Timestamp) -> PipelinePlan {
     }
     // What a later version will do says nothing about what this one has done.
     let later = |not_done: &NotDone| not_done.reason == Reason::NotExecutedYet;
+    if let Some(since) = planner.ledger.suspended
+        && planner.not_done.iter().all(later)
+    {
+        planner.not(Reason::Suspended, format!("suspended since {since}"), None);
+    }
     if planner.actions.is_empty() && planner.not_done.iter().all(later) {
         let (next, message) = planner.answered();
         planner.not(Reason::UpToDate, message, next);
@@ -60,6 +65,8 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn not(&mut self, reason: Reason, message: String, until: Option<Timestamp>) {
+        // Whoever lacks something names the reason too; once is enough.
+        let message = message.replacen(&format!("{reason}: "), "", 1);
         let pipeline = self.facts.id.to_string();
         self.not_done.push(NotDone { pipeline, reason, message, until });
     }

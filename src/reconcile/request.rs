@@ -165,7 +165,7 @@ fn check_parameters(
 
 /// The steps whose results a retry from a step keeps: all but that step and those behind it.
 fn kept_steps(
-    world: &World<'_>,
+    world: &mut World<'_>,
     pipeline: &Pipeline,
     again: &StoredRun,
     from: &str,
@@ -198,7 +198,21 @@ fn kept_steps(
         .map(|(_, step)| step.name())
         .collect();
     let of_kept = |state: &&StepState| kept.contains(&state.record.base_name());
-    Ok(states.iter().filter(of_kept).cloned().collect())
+    let states: Vec<StepState> = states.iter().filter(of_kept).cloned().collect();
+    for artifact in states.iter().flat_map(|state| &state.record.artifacts) {
+        let present = world.source.digest(&artifact.path);
+        // Of a notebook only the code is compared: a person may have opened it since.
+        let notebook = artifact.path.ends_with(".ipynb");
+        if present.is_none_or(|present| !notebook && present != artifact.digest) {
+            let message = format!(
+                "MissingOutput: `{}` ({}) is gone or is another than that run left",
+                artifact.name, artifact.path
+            );
+            let hint = Some("retry without --from".into());
+            return Err(RequestError::Refused { message, hint });
+        }
+    }
+    Ok(states)
 }
 
 /// Suspends a pipeline's triggers from now on, or resumes them. Says whether that changed anything.

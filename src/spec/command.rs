@@ -35,6 +35,8 @@ enum Context {
     Comment,
     /// Inside `${ }`.
     Brace,
+    /// Inside `$(( ))`, where quotes are no syntax.
+    Arithmetic,
 }
 
 /// Follows shell quoting through a text.
@@ -108,13 +110,22 @@ impl Scanner {
                 Ok(true)
             };
         }
+        if self.escaped {
+            return Err(format!(
+                "{{{{ {reference} }}}} follows a backslash, which would reach into its value; \
+                 leave it out"
+            ));
+        }
         if self.stack.contains(&Context::Single) {
             return Err(format!(
                 "{{{{ {reference} }}}} stands in single quotes, where the shell expands nothing; \
                  use double quotes"
             ));
         }
-        Ok(matches!(self.stack.last(), Some(Context::Double | Context::Brace)))
+        Ok(matches!(
+            self.stack.last(),
+            Some(Context::Double | Context::Brace | Context::Arithmetic)
+        ))
     }
 
     fn read(&mut self, text: &str) {
@@ -145,6 +156,15 @@ impl Scanner {
                 }
                 (Context::Single | Context::Comment, _) => {}
                 (_, '\\') => self.escaped = true,
+                (Context::Arithmetic, ')') if next == Some(')') => {
+                    self.stack.pop();
+                    at += 1;
+                }
+                (Context::Arithmetic, '"' | '#' | '<') => {}
+                (_, '$') if next == Some('(') && characters.get(at + 2) == Some(&'(') => {
+                    self.stack.push(Context::Arithmetic);
+                    at += 2;
+                }
                 (_, '$') if next == Some('(') => {
                     self.stack.push(Context::Bare);
                     self.line.push('(');
@@ -155,6 +175,9 @@ impl Scanner {
                     at += 1;
                 }
                 (Context::Double, _) => {}
+                (Context::Brace, '\'') if !self.stack.contains(&Context::Double) => {
+                    self.stack.push(Context::Single);
+                }
                 (_, '"') => self.stack.push(Context::Double),
                 (Context::Bare, '\'') => self.stack.push(Context::Single),
                 (Context::Bare, '(') => self.stack.push(Context::Bare),
@@ -248,6 +271,10 @@ mod tests {
             "cat <<EOF\n${V1} it's\nEOF\necho \"${V2}\""
         );
         assert_eq!(compiled("echo ${x:-{{ params.x }}}"), "echo ${x:-${V1}}");
+        assert_eq!(
+            compiled("echo $((1 << {{ params.x }})) {{ params.x }}"),
+            "echo $((1 << ${V1})) \"${V1}\""
+        );
     }
 
     #[test]
@@ -256,6 +283,8 @@ mod tests {
         assert!(error("echo '{{ params.x }}'").contains("single quotes"));
         assert!(error("cat <<'EOF'\n{{ params.x }}\nEOF").contains("here-document"));
         assert!(error("cat <<-\\EOF\n{{ params.x }}\nEOF").contains("here-document"));
+        assert!(error("printf ${x:-'{{ params.x }}'}").contains("single quotes"));
+        assert!(error("echo \\{{ params.x }}").contains("backslash"));
         assert!(Script::compile("cat <<'A'\nx\nA\necho {{ params.x }}").is_ok());
     }
 

@@ -117,6 +117,15 @@ impl Reader<'_> {
         let name = self.name(node, report);
         let triggers = Triggers::read(node.get("triggers"), report);
         let params = json_map(node.get("params"));
+        for (key, value) in node.get("params").map(Node::entries).unwrap_or_default() {
+            let mut found = Vec::new();
+            collect_references(&value.json(), value.place, &key.text, report, &mut found);
+            if let Some((reference, place)) = found.first() {
+                let message = format!("`{reference}`: the pipeline's `params` hold no references");
+                report.error(*place, message).hint =
+                    Some("give it to the step that needs it".into());
+            }
+        }
         let mut drafts = Vec::new();
         if let Some(flow_node) = node.get("flow") {
             self.flow(flow_node, node, report, &mut drafts);

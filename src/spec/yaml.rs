@@ -196,6 +196,8 @@ fn parse_here(text: &str) -> Result<Vec<Node>, YamlError> {
 fn plain(message: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
     let first = first.split(" at line ").next().unwrap_or(first);
+    // Advice to programmers is none to the writer of a file.
+    let first = first.split(", set ").next().unwrap_or(first);
     match first.split_once(": ") {
         Some((head, rest)) if head.starts_with("line ") || head.starts_with("error") => rest.into(),
         _ => first.to_owned(),

@@ -181,6 +181,7 @@ impl Host<'_> {
         let made = std::fs::create_dir_all(self.root.join(&results));
         if let Err(error) = made {
             self.run.message = Some(format!("failed to make {results}: {error}"));
+            self.board.stop(Timestamp::now());
             return self.end(Phase::Failed);
         }
         if self.run.started_at.is_none() {
@@ -192,6 +193,7 @@ impl Host<'_> {
                 }
                 Present::Broken(message) => {
                     self.run.message = Some(message);
+                    self.board.stop(Timestamp::now());
                     return self.end(Phase::Failed);
                 }
             }
@@ -449,19 +451,21 @@ impl Host<'_> {
             attempt,
         };
         let params = scope.parameters()?;
-        let mut env = vec![
-            ("JUPYTERFLOW_STEP".to_owned(), step.name().to_owned()),
-            ("JUPYTERFLOW_ATTEMPT".to_owned(), attempt.to_string()),
-            (super::processes::RUN_VARIABLE.to_owned(), run.to_owned()),
-            ("JUPYTERFLOW_OUTPUTS".to_owned(), places.lines.to_string_lossy().into_owned()),
-            (super::processes::OUTPUT_DIR.to_owned(), places.files.to_string_lossy().into_owned()),
-        ];
+        let mut env = Vec::new();
         for (name, value) in step.env() {
             env.push((name.clone(), scope.text(value, &params)?));
         }
         for (name, secret) in step.secrets() {
             env.push((name.clone(), super::secrets::read(secret)?));
         }
+        // Ours come last: no file may take them away.
+        env.extend([
+            ("JUPYTERFLOW_STEP".to_owned(), step.name().to_owned()),
+            ("JUPYTERFLOW_ATTEMPT".to_owned(), attempt.to_string()),
+            (super::processes::RUN_VARIABLE.to_owned(), run.to_owned()),
+            ("JUPYTERFLOW_OUTPUTS".to_owned(), places.lines.to_string_lossy().into_owned()),
+            (super::processes::OUTPUT_DIR.to_owned(), places.files.to_string_lossy().into_owned()),
+        ]);
         let mut is_notebook = false;
         let command = match step.work() {
             Work::Run { script, .. } => {
@@ -550,7 +554,9 @@ impl Host<'_> {
         self.run.finished_at = Some(Timestamp::now());
         if phase == Phase::Failed && self.run.message.is_none() {
             let states = self.board.states();
-            let failed = states.iter().find(|state| state.record.phase == Phase::Failed);
+            // A point of a sweep fails its step or was allowed to: the step says which.
+            let of_step = |state: &&&StepState| state.record.index.is_none();
+            let failed = states.iter().filter(of_step).find(|s| s.record.phase == Phase::Failed);
             self.run.message = failed.map(|state| {
                 let record = &state.record;
                 format!("step {}: {}", record.name, record.message.as_deref().unwrap_or("failed"))

@@ -171,6 +171,12 @@ pub fn collect(
             missing.get_or_insert(not_written(name, path, in_sweep));
             continue;
         };
+        // What it leads to must lie in the source, or in the attempt's own folder below it.
+        let inside = full.canonicalize().is_ok_and(|real| real.starts_with(root));
+        if !inside {
+            missing = Some(format!("output {name} ({path}) is a symbolic link out of the source"));
+            continue;
+        }
         match artifact(root, name, &full) {
             Ok(artifact) => {
                 left.outputs.insert(name.clone(), Value::from(artifact.path.as_str()));

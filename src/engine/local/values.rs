@@ -102,7 +102,12 @@ impl Scope<'_> {
                 self.of_step(step, |record| self.output(record, name, *field), reference)?
             }
             Reference::Metric { step, name } => {
-                self.of_step(step, |record| record.metrics.get(name).map(|n| json!(n)), reference)?
+                // The value as the step gave it: a whole number stays one.
+                let read = |record: &StepRecord| {
+                    let given = record.outputs.get(name).filter(|value| value.is_number());
+                    given.cloned().or_else(|| record.metrics.get(name).map(|n| json!(n)))
+                };
+                self.of_step(step, read, reference)?
             }
             Reference::Model(_) => return Err(format!("`{reference}` has no value in a step")),
         })
