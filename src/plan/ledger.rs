@@ -26,6 +26,8 @@ pub struct Ledger {
     pub skips: Vec<SkipRecord>,
     /// Since when the pipeline is gone from its source.
     pub orphaned: Option<Timestamp>,
+    /// Where its cursors went, of a pipeline that was moved.
+    pub moved: Option<String>,
 }
 
 /// How far changes are answered.

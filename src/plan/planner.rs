@@ -163,7 +163,9 @@ impl Planner<'_> {
             self.actions
                 .push(Action::Record { reason: "the pipeline is gone from its source".into() });
         }
-        self.not(Reason::Orphaned, format!("gone from its source since {since}"), None);
+        let moved = self.ledger.moved.as_ref().map(|to| format!("; it is {to} now"));
+        let moved = moved.unwrap_or_default();
+        self.not(Reason::Orphaned, format!("gone from its source since {since}{moved}"), None);
     }
 
     fn schedules(&mut self, definition: &Definition<'_>) {

@@ -9,10 +9,10 @@ use indexmap::IndexMap;
 
 use super::{Memory, PassError, Scope, Settle, World};
 use crate::plan::{
-    Definition, Ledger, NotDone, Observed, Phase, PipelineFacts, PipelinePlan, Plan, Reason,
-    RunFact, Seen, plan,
+    Action, Definition, Ledger, NotDone, Observed, Phase, PipelineFacts, PipelinePlan, Plan,
+    Reason, RunFact, Seen, Vanished, moved_from, plan,
 };
-use crate::source::PipelineFile;
+use crate::source::{PipelineFile, Snapshot};
 use crate::spec::fingerprint::Files;
 use crate::spec::{Fingerprint, Pipeline, RelativePath, names_file};
 use crate::store::{FileText, Standing, StoreError, StoredPipeline, StoredRun};
@@ -25,6 +25,8 @@ pub struct Look {
     /// What the source shows, as one digest.
     pub revision: String,
     pub(super) pipelines: IndexMap<PipelineId, Seeing>,
+    /// Pipelines whose cursors another place takes over, and which.
+    moved: HashMap<PipelineId, String>,
 }
 
 /// What is known of one pipeline besides its plan.
@@ -67,10 +69,20 @@ pub fn look(
     let snapshot = world.source.look(now)?;
     let mut stored: HashMap<PipelineId, StoredPipeline> =
         world.store.pipelines()?.into_iter().map(|row| (row.id.clone(), row)).collect();
+    let gone = vanished(scope, &snapshot, &stored);
+    let vanished: Vec<Vanished<'_>> = gone
+        .iter()
+        .map(|(row, default_name)| Vanished {
+            id: &row.id,
+            ledger: &row.ledger,
+            default_name: *default_name,
+        })
+        .collect();
     let mut look = Look {
         plan: Plan::default(),
         revision: revision_of(&snapshot.files),
         pipelines: IndexMap::new(),
+        moved: HashMap::new(),
     };
     for file in &snapshot.files {
         look.plan.problems.extend(file.documents.problems.iter().cloned());
@@ -90,7 +102,8 @@ pub fn look(
                 continue;
             }
             let row = stored.remove(&id);
-            plan_pipeline(world, memory, scope, &mut look, id, file, pipeline, row, now)?;
+            let seen = Newly { file, pipeline, row, vanished: &vanished };
+            plan_pipeline(world, memory, scope, &mut look, id, seen, now)?;
         }
     }
     // What was known but is not seen: its file is broken, or it is gone. Unknown is never empty.
@@ -144,18 +157,58 @@ pub fn look(
     Ok(look)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one look")]
+/// The rows that the snapshot no longer shows though it could, and whether each was named by its
+/// folder.
+fn vanished(
+    scope: &Scope,
+    snapshot: &Snapshot,
+    stored: &HashMap<PipelineId, StoredPipeline>,
+) -> Vec<(StoredPipeline, bool)> {
+    let by_folder: HashMap<&str, &PipelineFile> =
+        snapshot.files.iter().map(|file| (file.folder.as_str(), file)).collect();
+    let shown = |row: &StoredPipeline| {
+        by_folder.get(row.id.folder.as_str()).is_some_and(|file| {
+            // Of a file with errors nobody knows what it will hold.
+            let pipelines = &file.documents.pipelines;
+            pipelines.is_empty() || pipelines.iter().any(|other| *other.name() == row.id.name)
+        })
+    };
+    let below = |folder: &str, id: &PipelineId| {
+        folder.is_empty() || id.folder == folder || id.folder.starts_with(&format!("{folder}/"))
+    };
+    let hidden = |id: &PipelineId| {
+        snapshot.unreadable.iter().any(|(folder, _)| below(folder, id))
+            || snapshot.elsewhere.iter().any(|folder| below(folder, id))
+    };
+    stored
+        .values()
+        .filter(|row| row.id.source == scope.source && below(&scope.below, &row.id))
+        .filter(|row| !shown(row) && !hidden(&row.id))
+        .filter_map(|row| {
+            let pipeline = parse_former(scope, row.definition.as_ref()?, &row.id)?;
+            Some((row.clone(), pipeline.has_default_name()))
+        })
+        .collect()
+}
+
+/// A pipeline as the source shows it, and what is known of it.
+struct Newly<'a> {
+    file: &'a PipelineFile,
+    pipeline: &'a Pipeline,
+    row: Option<StoredPipeline>,
+    vanished: &'a [Vanished<'a>],
+}
+
 fn plan_pipeline(
     world: &mut World<'_>,
     memory: &mut Memory,
     scope: &Scope,
     look: &mut Look,
     id: PipelineId,
-    file: &PipelineFile,
-    pipeline: &Pipeline,
-    row: Option<StoredPipeline>,
+    seen: Newly<'_>,
     now: Timestamp,
 ) -> Result<(), PassError> {
+    let Newly { file, pipeline, row, vanished } = seen;
     let fingerprint = Fingerprint::new(pipeline, &file.files);
     let (still_since, settle) = standing(memory, scope, &id, &fingerprint.digest, file, now);
     let broken = file.broken.iter().find(|(path, _)| names_file(pipeline, path));
@@ -163,7 +216,16 @@ fn plan_pipeline(
         Some((path, reason)) => Seen::Unreadable(format!("{path}: {reason}")),
         None => Seen::Good,
     };
-    let ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
+    let mut ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
+    // A place that is new, or whose pipeline went elsewhere before, may take over cursors.
+    let may_take = row.is_none() || ledger.moved.is_some();
+    let default_name = pipeline.has_default_name();
+    let from = moved_from(&id, default_name, &fingerprint.digest, vanished, now);
+    let from = from.filter(|_| may_take);
+    if let Some(from) = from {
+        ledger = Ledger { orphaned: None, moved: None, ..from.ledger.clone() };
+        look.moved.insert(from.id.clone(), id.to_string());
+    }
     let changed = ledger
         .change
         .accepted
@@ -195,7 +257,12 @@ fn plan_pipeline(
         lacks: lacks.as_deref(),
         ..facts(&id, seen, Some(definition), &ledger, &runs)
     };
-    let planned = plan(&facts, now);
+    let mut planned = plan(&facts, now);
+    if let Some(from) = from {
+        let reason = format!("moved from {}: its cursors follow", from.id);
+        planned.not_done.retain(|not_done| not_done.reason != Reason::UpToDate);
+        planned.actions.insert(0, Action::Record { reason });
+    }
     let present = file.text.clone().map(|text| FileText {
         file: file.path.clone(),
         folder: file.folder.clone(),
@@ -286,7 +353,10 @@ fn plan_unseen(
         still_since: now,
         inputs_written: None,
     });
-    let planned = plan(&facts(&row.id, seen, definition, &row.ledger, &runs), now);
+    let mut planned = plan(&facts(&row.id, seen, definition, &row.ledger, &runs), now);
+    if let Some(to) = look.moved.get(&row.id) {
+        planned.ledger.moved = Some(to.clone());
+    }
     look.plan.pipelines.push((row.id.clone(), planned));
     let fingerprint = row.ledger.change.accepted.as_deref().cloned();
     let id = row.id.clone();

@@ -17,6 +17,7 @@ use crate::types::{Period, PipelineName};
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     pub(super) name: PipelineName,
+    pub(super) default_name: bool,
     pub(super) folder: String,
     pub(super) description: Option<String>,
     pub(super) triggers: Triggers,
@@ -33,6 +34,11 @@ impl Pipeline {
     /// Its name.
     pub fn name(&self) -> &PipelineName {
         &self.name
+    }
+
+    /// Whether its name comes from its folder.
+    pub fn has_default_name(&self) -> bool {
+        self.default_name
     }
 
     /// The folder of its file, relative to the source's root; empty at the root.

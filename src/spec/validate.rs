@@ -162,6 +162,7 @@ impl Reader<'_> {
         let kept = |name| history.and_then(|node| node.get(name)?.integer()).unwrap_or(10);
         Some(Pipeline {
             name: name?,
+            default_name: node.get("name").is_none(),
             folder: self.folder.to_owned(),
             description: text(node, "description"),
             triggers,

@@ -202,3 +202,58 @@ c.execute('update pipelines set ledger = ?', (json.dumps(ledger),)); c.commit()"
     assert!(!runs.is_empty() && runs.iter().all(|run| run["phase"] == "Pending"), "{runs:?}");
     place.run(&["plan"]).expect(0).says("MissingSecret");
 }
+
+#[test]
+fn a_moved_pipeline_keeps_its_cursors() {
+    let place = Place::new();
+    let folder = |from: &str, to: &str| {
+        std::fs::create_dir_all(place.path(to).parent().unwrap()).unwrap();
+        std::fs::rename(place.path(from), place.path(to)).unwrap();
+    };
+    place
+        .write("a/jupyterflow.yaml", "steps: {s: {run: python3 s.py}}")
+        .write("a/s.py", "print(1)");
+    place.run(&["up", "--once"]).expect(0);
+    assert_eq!(place.runs().len(), 1);
+    // Both names come from the folder, so that a renamed folder is a move.
+    folder("a", "team/b");
+    place.run(&["plan"]).expect(0).says("moved from a:a: its cursors follow");
+    place.run(&["up", "--once"]).expect(0);
+    assert_eq!(place.runs().len(), 1, "a move runs nothing");
+    place.run(&["plan", "--check"]).expect(0).says("it is team/b:b now");
+    // Back again, and then a copy, which is a pipeline of its own.
+    folder("team/b", "a");
+    place.run(&["up", "--once"]).expect(0);
+    assert_eq!(place.runs().len(), 1);
+    place.write("copy/jupyterflow.yaml", &place.read("a/jupyterflow.yaml"));
+    place.write("copy/s.py", "print(1)");
+    place.run(&["up", "--once"]).expect(0);
+    assert_eq!(place.runs().len(), 2, "a copy is seen for the first time");
+    // Generations go on where they were.
+    place.write("a/s.py", "print(2)");
+    place.run(&["up", "--once"]).expect(0);
+    assert_eq!(place.runs()[0]["trigger"], json!({"kind": "change", "key": "2"}));
+}
+
+#[test]
+fn kept_results_stay_and_are_checked() {
+    let place = Place::new();
+    place.write(
+        "jupyterflow.yaml",
+        "triggers: []\nhistory: {failed: 0}\nsteps:\n  \
+         a: {run: 'echo model > $JUPYTERFLOW_OUTPUT_DIR/m; echo rows=3 >> $JUPYTERFLOW_OUTPUTS', outputs: {m: m}}\n  \
+         b: {run: 'cat {{ steps.a.outputs.m }}; echo {{ steps.a.metrics.rows }}; test -e good', needs: a}\n",
+    );
+    let failed = place.document(&["run", "."]);
+    let failed = failed["name"].as_str().unwrap();
+    place.write("good", "");
+    place.run(&["run", "."]).expect(0);
+    let kept = place.document(&["retry", failed, "--from", "b"]);
+    let kept = kept["name"].as_str().unwrap();
+    assert_eq!(place.run(&["logs", kept, "b"]).stdout, "model\n3\n");
+    place.run(&["prune"]).expect(0);
+    place.run(&["delete", failed]).expect(2).says("a later run keeps");
+    place.run(&["retry", kept, "--from", "b"]).expect(0);
+    place.write(&format!("jupyterflow-runs/{failed}/a/files/m"), "tampered");
+    place.run(&["retry", kept, "--from", "b"]).expect(2).says("MissingOutput");
+}
