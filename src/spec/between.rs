@@ -13,7 +13,7 @@ use super::validate::Draft;
 use super::yaml::Place;
 
 /// The graph of the drafted steps; none where they form a cycle.
-pub fn graph(drafts: &[Draft], report: &mut Report<'_>) -> Option<Graph> {
+pub fn graph(drafts: &[Draft], written: &[&str], report: &mut Report<'_>) -> Option<Graph> {
     let index = |name: &str| drafts.iter().position(|draft| draft.step.name == name);
     let mut edges = Vec::new();
     for draft in drafts {
@@ -24,6 +24,8 @@ pub fn graph(drafts: &[Draft], report: &mut Report<'_>) -> Option<Graph> {
                     report.warning(*place, format!("`{need}` stands twice in `needs`"));
                 }
                 Some(at) => before.push(at),
+                // That step has a problem of its own, which is said already.
+                None if written.contains(&need.as_str()) => {}
                 None => {
                     let names = drafts.iter().map(|draft| draft.step.name.as_str());
                     let nearest = hints::nearest(need, names);
@@ -49,6 +51,7 @@ pub fn graph(drafts: &[Draft], report: &mut Report<'_>) -> Option<Graph> {
 /// Reports references to what is not there, or not upstream.
 pub fn check_references(
     drafts: &[Draft],
+    written: &[&str],
     graph: &Graph,
     params: &IndexMap<String, Value>,
     report: &mut Report<'_>,
@@ -59,7 +62,15 @@ pub fn check_references(
             graph.ancestors(at).iter().map(|&other| drafts[other].step.name.as_str()).collect();
         for (reference, place) in &draft.references {
             if let Some(other) = reference.step() {
+                if other == step.name {
+                    report
+                        .error(*place, format!("`{reference}`: a step cannot see its own results"));
+                    continue;
+                }
                 if drafts.iter().all(|draft| draft.step.name != other) {
+                    if written.contains(&other) {
+                        continue;
+                    }
                     let names = drafts.iter().map(|draft| draft.step.name.as_str());
                     let nearest = hints::nearest(other, names);
                     report

@@ -101,6 +101,9 @@ impl Fingerprint {
                 _ => {}
             }
         }
+        // What several steps share changed once.
+        let mut said = BTreeSet::new();
+        words.retain(|word| said.insert(word.clone()));
         words
     }
 

@@ -70,6 +70,8 @@ pub fn parse(text: &str, file: &str, folder: &str, max_points: usize) -> Documen
     }
     let mut problems = report.problems;
     problems.sort_by_key(|problem| (problem.line, problem.column));
+    // What stands for all steps is checked with each of them, and said once.
+    problems.dedup();
     Documents { pipelines, problems }
 }
 
@@ -144,8 +146,10 @@ impl Reader<'_> {
         if explicitly_empty {
             report.error(node.place, "a pipeline needs at least one step");
         }
-        let graph = between::graph(&drafts, report)?;
-        between::check_references(&drafts, &graph, &params, report);
+        let steps = node.get("steps").map(Node::entries).unwrap_or_default();
+        let written: Vec<&str> = steps.iter().map(|(key, _)| key.text.as_str()).collect();
+        let graph = between::graph(&drafts, &written, report)?;
+        between::check_references(&drafts, &written, &graph, &params, report);
         let deployments =
             node.get("deploy").map(|deploy| deploy::read(deploy, report)).unwrap_or_default();
         for deployment in &deployments {

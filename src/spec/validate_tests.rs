@@ -52,6 +52,23 @@ fn all_problems_come_at_once_with_their_places() {
 }
 
 #[test]
+fn one_mistake_is_one_problem() {
+    check_problems(
+        "inputs: ../../x\nsteps:\n  a: {run: x}\n  b: {run: x, needs: a}\n",
+        &[
+            "1:9 `inputs`: \"../../x\" leaves the source (paths are relative to the pipeline file and stay \
+           in its source)",
+        ],
+    );
+    let found = problems("steps:\n  a: {run: 'echo {{ nope'}\n  b: {run: x, needs: a}\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    check_problems(
+        "steps: {a: {run: 'echo {{ steps.a.outputs.x }}'}}",
+        &["1:18 `steps.a.outputs.x`: a step cannot see its own results"],
+    );
+}
+
+#[test]
 fn cycles_and_references_are_checked() {
     check_problems(
         "steps:\n  a: {run: x, needs: b}\n  b: {run: x, needs: a}\n",

@@ -257,3 +257,17 @@ fn kept_results_stay_and_are_checked() {
     place.write(&format!("jupyterflow-runs/{failed}/a/files/m"), "tampered");
     place.run(&["retry", kept, "--from", "b"]).expect(2).says("MissingOutput");
 }
+
+#[test]
+fn results_of_a_removed_state_are_set_aside() {
+    let place = Place::new();
+    place.write("jupyterflow.yaml", "steps: {a: {run: date +%N}}");
+    place.run(&["up", "--once"]).expect(0);
+    let name = place.runs()[0]["name"].as_str().unwrap().to_owned();
+    let log = place.read(&format!("jupyterflow-runs/{name}/a/log"));
+    std::fs::remove_dir_all(place.path(".jupyterflow")).unwrap();
+    place.run(&["up", "--once"]).expect(0);
+    assert_eq!(place.runs()[0]["name"], name, "the same identity has the same name");
+    assert_eq!(place.read(&format!("jupyterflow-runs/{name}.earlier-1/a/log")), log);
+    assert_eq!(place.read(&format!("jupyterflow-runs/{name}/a/log")).lines().count(), 1);
+}

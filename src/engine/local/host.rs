@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 use super::attempt::{self, Invocation};
 use super::board::{AttemptEnd, Board, Task};
-use super::leftovers::{Places, step_folder, write_run_document};
+use super::leftovers::{Places, set_aside, step_folder, write_run_document};
 use super::slots::{Slot, Slots};
 use super::values::Scope;
 use crate::plan::{Phase, Reason, Run, StepRecord};
@@ -178,6 +178,14 @@ impl Host<'_> {
         }
         let name = self.run.name.clone();
         let results = super::leftovers::results_folder(self.pipeline.folder(), name.as_str());
+        if self.run.started_at.is_none()
+            && let Err(message) = set_aside(&self.root.join(&results))
+        {
+            self.run.reason = Some(Reason::NameTaken.to_string());
+            self.run.message = Some(message);
+            self.board.stop(Timestamp::now());
+            return self.end(Phase::Failed);
+        }
         let made = std::fs::create_dir_all(self.root.join(&results));
         if let Err(error) = made {
             self.run.message = Some(format!("failed to make {results}: {error}"));

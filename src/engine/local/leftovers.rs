@@ -43,6 +43,25 @@ pub fn write_run_document(root: &Path, folder: &str, run: &Run) -> std::io::Resu
     write_whole(&results.join("run.json"), text.as_bytes())
 }
 
+/// Sets results aside that a run of the same name left under another state, such as one that was
+/// removed. Nothing of them is lost or mixed with what is to come.
+///
+/// # Errors
+/// That run has not ended, or its folder cannot be renamed.
+pub fn set_aside(results: &Path) -> Result<(), String> {
+    let Ok(text) = std::fs::read_to_string(results.join("run.json")) else { return Ok(()) };
+    let shown = results.display();
+    let ended = serde_json::from_str::<Run>(&text).is_ok_and(|run| run.phase.is_ended());
+    if !ended {
+        return Err(format!("{shown} belongs to a run of another state that has not ended"));
+    }
+    let name = results.file_name().unwrap_or_default().to_string_lossy();
+    let free = (1..1000).map(|number| results.with_file_name(format!("{name}.earlier-{number}")));
+    let free = free.into_iter().find(|path| !path.exists());
+    let aside = free.ok_or_else(|| format!("{shown} cannot be set aside: too many were before"))?;
+    std::fs::rename(results, aside).map_err(|error| format!("failed to set {shown} aside: {error}"))
+}
+
 /// The places of one attempt.
 pub struct Places {
     /// `STEP[/INDEX]`, relative to the source's root.
