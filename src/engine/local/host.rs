@@ -3,9 +3,12 @@
 //! Owns the loop over the board: start what is ready while slots are free, record, wait. It can be
 //! killed at any moment: the next host goes on from what is recorded.
 
-#![expect(clippy::disallowed_methods, reason = "copies notebooks")]
+#![expect(clippy::disallowed_methods, reason = "makes folders, reads the clock and waits")]
 
-use std::path::{Path, PathBuf};
+mod invocation;
+mod present;
+
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -13,31 +16,19 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::attempt::{self, Invocation};
+use self::present::Present;
+use super::attempt;
 use super::board::{AttemptEnd, Board, Task};
-use super::leftovers::{Places, set_aside, step_folder, write_run_document};
+use super::leftovers::{set_aside, step_folder, write_run_document};
 use super::slots::{Slot, Slots};
-use super::values::Scope;
-use crate::plan::{Phase, Reason, Run, StepRecord};
+use crate::plan::{Phase, Reason, Run};
 use crate::source::Source;
-use crate::spec::{self, Fingerprint, Pipeline, Step, Work};
-use crate::store::{Commit, RunSpec, StepState, Store, StoreError, lease};
-use crate::types::{Digest, PipelineId, RunName, Timestamp, TriggerKind};
+use crate::spec::{self, Pipeline, Step};
+use crate::store::{RunSpec, StepState, Store, StoreError, lease};
+use crate::types::{PipelineId, RunName, Timestamp, TriggerKind};
 
 /// How often a host looks for a stop.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long files that are being written may take to be whole before a run begins.
-const WHOLE_WITHIN: Duration = Duration::from_secs(20);
-
-/// What a run finds when it begins.
-enum Present {
-    /// Its files, copied.
-    Taken,
-    /// Other files than it was claimed for.
-    MovedOn,
-    /// Files that are not whole.
-    Broken(String),
-}
 
 /// What a host works with.
 pub struct Hosting<'a> {
@@ -271,99 +262,6 @@ impl Host<'_> {
         }
     }
 
-    /// Copies the run's notebooks: an edit while it runs is the next run's. Says whether they,
-    /// and all other files, are what the run was claimed for.
-    fn meet_the_present(&mut self) -> Result<Present, StoreError> {
-        let patience = Instant::now() + WHOLE_WITHIN;
-        let (named, mut reason) = loop {
-            let mut torn = None;
-            let mut copies = Vec::new();
-            for step in self.pipeline.steps() {
-                let Work::Notebook(path) = step.work() else { continue };
-                match self.copy_notebook(path.as_str())? {
-                    Ok(digest) => copies.push((path.as_str(), digest)),
-                    Err(message) => torn = torn.or(Some(message)),
-                }
-            }
-            let file = &self.spec.definition.file;
-            let named = self.source.named_files(self.pipeline, file, Timestamp::now());
-            let same = |(path, digest): &(&str, Digest)| {
-                named.files.get(*path).is_some_and(|state| state.digest == *digest)
-            };
-            if let Some((path, why)) = named.broken.first() {
-                torn = torn.or_else(|| Some(format!("{path}: {why}")));
-            } else if !copies.iter().all(same) {
-                torn = torn.or_else(|| Some("the notebooks are being written".into()));
-            }
-            if torn.is_none() || Instant::now() > patience {
-                break (named, torn);
-            }
-            std::thread::sleep(LOOK);
-        };
-        if let Some(message) = reason.take() {
-            return Ok(Present::Broken(message));
-        }
-        let present = Fingerprint::new(self.pipeline, &named.files);
-        let recorded = self.spec.fingerprint.as_ref();
-        if recorded.is_none_or(|recorded| recorded.digest == present.digest) {
-            return Ok(Present::Taken);
-        }
-        if self.run.trigger.kind == TriggerKind::Change {
-            return Ok(Present::MovedOn);
-        }
-        self.run.revision = present.digest.to_string();
-        self.spec.fingerprint = Some(present);
-        self.store.update_spec(&self.run.name, &self.spec)?;
-        Ok(Present::Taken)
-    }
-
-    /// Copies a notebook as it is now. Not to be able to read it says something of the source; not
-    /// to be able to write it, of the state.
-    fn copy_notebook(&self, path: &str) -> Result<Result<Digest, String>, StoreError> {
-        let bytes = match std::fs::read(self.root.join(path)) {
-            Ok(bytes) => bytes,
-            Err(error) => return Ok(Err(format!("failed to read {path}: {error}"))),
-        };
-        let copy = self.copy_of(path);
-        let folder = copy.parent().unwrap_or(self.state);
-        std::fs::create_dir_all(folder)
-            .and_then(|()| crate::executor::write_whole(&copy, &bytes))
-            .map_err(|error| StoreError::Database {
-                folder: self.state.display().to_string(),
-                message: format!("failed to copy {path}: {error}"),
-            })?;
-        Ok(Ok(Digest::of_bytes(&bytes)))
-    }
-
-    /// Ends a change run whose files moved on before it began: whatever stands next, the same
-    /// content included, is a new change.
-    fn withdraw(&mut self) -> Result<i32, StoreError> {
-        loop {
-            let rows = self.store.pipelines()?;
-            let Some(row) = rows.into_iter().find(|row| row.id == self.id) else { break };
-            let Some(ledger) = row.ledger.without_change(&self.run.trigger.key) else { break };
-            let written = self.store.commit(&Commit {
-                id: &self.id,
-                version: Some(row.version),
-                ledger: &ledger,
-                definition: row.definition.as_ref(),
-                claims: Vec::new(),
-            });
-            match written {
-                Err(StoreError::Conflict) => {}
-                other => break other?,
-            }
-        }
-        self.board.stop(Timestamp::now());
-        self.run.reason = Some(Reason::Superseded.to_string());
-        self.run.message = Some("files moved on before the run began".into());
-        self.end(Phase::Skipped)
-    }
-
-    fn copy_of(&self, path: &str) -> PathBuf {
-        self.state.join("notebooks").join(self.run.name.as_str()).join(path)
-    }
-
     fn start_ready(&mut self, now: Timestamp) -> Result<(), StoreError> {
         for task in self.board.ready(now) {
             let Some(slot) = self.slots.take() else { return Ok(()) };
@@ -407,23 +305,6 @@ impl Host<'_> {
         }
     }
 
-    /// Files of a step that are no longer what the run recorded: they are used as they stand.
-    fn moved_files(&mut self, task: Task) -> Option<String> {
-        let step = self.pipeline.steps()[task.step].name();
-        let recorded = self.spec.fingerprint.as_ref()?.files_of_step(step);
-        let moved = recorded.into_iter().filter_map(|(path, digest)| {
-            let full = spec::RelativePath::resolve(self.pipeline.folder(), &path).ok()?;
-            let present = self.source.digest(full.as_str());
-            (present.as_ref() != Some(&digest)).then(|| {
-                let present = present.map_or_else(|| "gone".into(), |digest| digest.to_string());
-                format!("{path} is now {present}")
-            })
-        });
-        let moved: Vec<String> = moved.collect();
-        let reason = Reason::SourceChanged;
-        (!moved.is_empty()).then(|| format!("{reason}: {}", moved.join(", ")))
-    }
-
     fn record(&mut self, task: Task) -> Result<(), StoreError> {
         let mut changed = vec![self.board.state(task)];
         if task.index.is_some() {
@@ -434,109 +315,6 @@ impl Host<'_> {
 
     fn record_all(&mut self) -> Result<(), StoreError> {
         self.store.update_steps(&self.run.name, &self.board.states())
-    }
-
-    /// Everything that an attempt needs, with all references resolved.
-    fn invocation(&self, task: Task, attempt: u64) -> Result<Invocation, String> {
-        let step = &self.pipeline.steps()[task.step];
-        let folder = self.pipeline.folder();
-        let run = self.run.name.as_str();
-        let relative = step_folder(folder, run, step.name(), task.index);
-        let key =
-            format!("{run}-{}-{}-{attempt}", task.step, task.index.map_or(0, |index| index + 1));
-        let places = Places::make(self.root, self.state, relative, &key)
-            .map_err(|error| format!("failed to make the step's folder: {error}"))?;
-        let states = self.board.states();
-        let records: Vec<&StepRecord> = states.iter().map(|state| &state.record).collect();
-        let point = task.index.map(|index| (index, step.points().swap_remove(index)));
-        let scope = Scope {
-            root: self.root,
-            pipeline: self.pipeline,
-            run: &self.run,
-            records: &records,
-            step,
-            point,
-            attempt,
-        };
-        let params = scope.parameters()?;
-        let mut env = Vec::new();
-        for (name, value) in step.env() {
-            env.push((name.clone(), scope.text(value, &params)?));
-        }
-        for (name, secret) in step.secrets() {
-            env.push((name.clone(), super::secrets::read(secret)?));
-        }
-        // Ours come last: no file may take them away.
-        env.extend([
-            ("JUPYTERFLOW_STEP".to_owned(), step.name().to_owned()),
-            ("JUPYTERFLOW_ATTEMPT".to_owned(), attempt.to_string()),
-            (super::processes::RUN_VARIABLE.to_owned(), run.to_owned()),
-            ("JUPYTERFLOW_OUTPUTS".to_owned(), places.lines.to_string_lossy().into_owned()),
-            (super::processes::OUTPUT_DIR.to_owned(), places.files.to_string_lossy().into_owned()),
-        ]);
-        let mut is_notebook = false;
-        let command = match step.work() {
-            Work::Run { script, .. } => {
-                for variable in &script.variables {
-                    let value = scope.variable(&variable.reference, &params)?;
-                    env.push((variable.name.clone(), value));
-                }
-                vec!["sh".into(), "-e".into(), "-c".into(), script.text.clone()]
-            }
-            Work::Notebook(path) => {
-                is_notebook = true;
-                self.exec_command(step, path.as_str(), &places, &params)?
-            }
-            Work::Resource(_) => {
-                return Err("resource steps need a cluster: run it with --engine argo".into());
-            }
-        };
-        Ok(Invocation {
-            root: self.root.to_owned(),
-            state: self.state.to_owned(),
-            folder: folder.to_owned(),
-            step: step.clone(),
-            in_sweep: task.index.is_some(),
-            places,
-            command,
-            env,
-            workdir: self.root.join(step.workdir().as_str()),
-            is_notebook,
-            attempt,
-        })
-    }
-
-    fn exec_command(
-        &self,
-        step: &Step,
-        path: &str,
-        places: &Places,
-        params: &indexmap::IndexMap<String, serde_json::Value>,
-    ) -> Result<Vec<String>, String> {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let mut command = vec![
-            text(&program),
-            "exec".into(),
-            text(&self.copy_of(path)),
-            text(&places.folder.join("notebook.ipynb")),
-            "--outputs-json".into(),
-            text(&places.report),
-            "--log-output".into(),
-            "--no-progress-bar".into(),
-            "--cwd".into(),
-            text(&self.root.join(step.workdir().as_str())),
-        ];
-        if !params.is_empty() {
-            // JSON is YAML, so that one file takes values of every type and of any length.
-            let values = serde_json::to_string(params).map_err(|error| error.to_string())?;
-            std::fs::write(&places.params, values).map_err(|error| error.to_string())?;
-            command.extend(["-f".into(), text(&places.params)]);
-        }
-        if let Some(kernel) = step.kernel() {
-            command.extend(["-k".into(), kernel.to_owned()]);
-        }
-        Ok(command)
     }
 
     /// Goes without an end of the run: what was at work is lost, and the next host goes on.

@@ -1,0 +1,141 @@
+//! The files of a run when it begins, and while it goes: what was claimed, or something else.
+//!
+//! Owns the copies of notebooks, the withdrawal of a change whose files moved on, and the record of
+//! files that move later.
+
+#![expect(clippy::disallowed_methods, reason = "copies notebooks, and waits until they are whole")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::{Host, LOOK};
+use crate::engine::local::board::Task;
+use crate::plan::{Phase, Reason};
+use crate::spec::{self, Fingerprint, Work};
+use crate::store::{Commit, StoreError};
+use crate::types::{Digest, Timestamp, TriggerKind};
+
+/// How long files that are being written may take to be whole before a run begins.
+const WHOLE_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a run finds when it begins.
+pub enum Present {
+    /// Its files, copied.
+    Taken,
+    /// Other files than it was claimed for.
+    MovedOn,
+    /// Files that are not whole.
+    Broken(String),
+}
+
+impl Host<'_> {
+    /// Copies the run's notebooks: an edit while it runs is the next run's. Says whether they,
+    /// and all other files, are what the run was claimed for.
+    pub(super) fn meet_the_present(&mut self) -> Result<Present, StoreError> {
+        let patience = Instant::now() + WHOLE_WITHIN;
+        let (named, mut reason) = loop {
+            let mut torn = None;
+            let mut copies = Vec::new();
+            for step in self.pipeline.steps() {
+                let Work::Notebook(path) = step.work() else { continue };
+                match self.copy_notebook(path.as_str())? {
+                    Ok(digest) => copies.push((path.as_str(), digest)),
+                    Err(message) => torn = torn.or(Some(message)),
+                }
+            }
+            let file = &self.spec.definition.file;
+            let named = self.source.named_files(self.pipeline, file, Timestamp::now());
+            let same = |(path, digest): &(&str, Digest)| {
+                named.files.get(*path).is_some_and(|state| state.digest == *digest)
+            };
+            if let Some((path, why)) = named.broken.first() {
+                torn = torn.or_else(|| Some(format!("{path}: {why}")));
+            } else if !copies.iter().all(same) {
+                torn = torn.or_else(|| Some("the notebooks are being written".into()));
+            }
+            if torn.is_none() || Instant::now() > patience {
+                break (named, torn);
+            }
+            std::thread::sleep(LOOK);
+        };
+        if let Some(message) = reason.take() {
+            return Ok(Present::Broken(message));
+        }
+        let present = Fingerprint::new(self.pipeline, &named.files);
+        let recorded = self.spec.fingerprint.as_ref();
+        if recorded.is_none_or(|recorded| recorded.digest == present.digest) {
+            return Ok(Present::Taken);
+        }
+        if self.run.trigger.kind == TriggerKind::Change {
+            return Ok(Present::MovedOn);
+        }
+        self.run.revision = present.digest.to_string();
+        self.spec.fingerprint = Some(present);
+        self.store.update_spec(&self.run.name, &self.spec)?;
+        Ok(Present::Taken)
+    }
+
+    /// Copies a notebook as it is now. Not to be able to read it says something of the source; not
+    /// to be able to write it, of the state.
+    pub(super) fn copy_notebook(&self, path: &str) -> Result<Result<Digest, String>, StoreError> {
+        let bytes = match std::fs::read(self.root.join(path)) {
+            Ok(bytes) => bytes,
+            Err(error) => return Ok(Err(format!("failed to read {path}: {error}"))),
+        };
+        let copy = self.copy_of(path);
+        let folder = copy.parent().unwrap_or(self.state);
+        std::fs::create_dir_all(folder)
+            .and_then(|()| crate::executor::write_whole(&copy, &bytes))
+            .map_err(|error| StoreError::Database {
+                folder: self.state.display().to_string(),
+                message: format!("failed to copy {path}: {error}"),
+            })?;
+        Ok(Ok(Digest::of_bytes(&bytes)))
+    }
+
+    /// Ends a change run whose files moved on before it began: whatever stands next, the same
+    /// content included, is a new change.
+    pub(super) fn withdraw(&mut self) -> Result<i32, StoreError> {
+        loop {
+            let rows = self.store.pipelines()?;
+            let Some(row) = rows.into_iter().find(|row| row.id == self.id) else { break };
+            let Some(ledger) = row.ledger.without_change(&self.run.trigger.key) else { break };
+            let written = self.store.commit(&Commit {
+                id: &self.id,
+                version: Some(row.version),
+                ledger: &ledger,
+                definition: row.definition.as_ref(),
+                claims: Vec::new(),
+            });
+            match written {
+                Err(StoreError::Conflict) => {}
+                other => break other?,
+            }
+        }
+        self.board.stop(Timestamp::now());
+        self.run.reason = Some(Reason::Superseded.to_string());
+        self.run.message = Some("files moved on before the run began".into());
+        self.end(Phase::Skipped)
+    }
+
+    pub(super) fn copy_of(&self, path: &str) -> PathBuf {
+        self.state.join("notebooks").join(self.run.name.as_str()).join(path)
+    }
+
+    /// Files of a step that are no longer what the run recorded: they are used as they stand.
+    pub(super) fn moved_files(&mut self, task: Task) -> Option<String> {
+        let step = self.pipeline.steps()[task.step].name();
+        let recorded = self.spec.fingerprint.as_ref()?.files_of_step(step);
+        let moved = recorded.into_iter().filter_map(|(path, digest)| {
+            let full = spec::RelativePath::resolve(self.pipeline.folder(), &path).ok()?;
+            let present = self.source.digest(full.as_str());
+            (present.as_ref() != Some(&digest)).then(|| {
+                let present = present.map_or_else(|| "gone".into(), |digest| digest.to_string());
+                format!("{path} is now {present}")
+            })
+        });
+        let moved: Vec<String> = moved.collect();
+        let reason = Reason::SourceChanged;
+        (!moved.is_empty()).then(|| format!("{reason}: {}", moved.join(", ")))
+    }
+}
