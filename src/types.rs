@@ -211,6 +211,12 @@ pub struct PipelineId {
 }
 
 impl PipelineId {
+    /// Whether its file lies in a folder or anywhere below it; the empty one is the root.
+    pub fn is_below(&self, folder: &str) -> bool {
+        let rest = self.folder.strip_prefix(folder);
+        folder.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     /// How a person names it where the bare name is not unique: `FOLDER:NAME`.
     pub fn qualified(&self) -> String {
         format!("{}:{}", self.folder, self.name)
@@ -448,6 +454,20 @@ mod tests {
         assert_eq!(name, id.name(&pipeline.name, Some(instant)));
         assert!(RunName::from_stored(name.as_str()).is_ok());
         assert!(RunName::from_stored("../x").is_err());
+    }
+
+    #[test]
+    fn folders_are_told_by_their_parts() {
+        let id = PipelineId {
+            source: "local".into(),
+            folder: "a/bc".into(),
+            name: "p".parse().unwrap(),
+        };
+        for (folder, below) in
+            [("", true), ("a", true), ("a/bc", true), ("a/b", false), ("c", false)]
+        {
+            assert_eq!(id.is_below(folder), below, "{folder}");
+        }
     }
 
     #[test]

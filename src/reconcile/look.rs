@@ -107,40 +107,23 @@ pub fn look(
         }
     }
     // What was known but is not seen: its file is broken, or it is gone. Unknown is never empty.
-    let within = |id: &PipelineId| {
-        scope.below.is_empty()
-            || id.folder == scope.below
-            || id.folder.starts_with(&format!("{}/", scope.below))
+    let ours = |id: &PipelineId| {
+        id.source == scope.source
+            && id.is_below(&scope.below)
+            && !snapshot.elsewhere.iter().any(|folder| id.is_below(folder))
     };
-    let mut rest: Vec<StoredPipeline> = stored
-        .into_values()
-        .filter(|row| row.id.source == scope.source && within(&row.id))
-        .collect();
+    let mut rest: Vec<StoredPipeline> = stored.into_values().filter(|row| ours(&row.id)).collect();
     rest.sort_by(|a, b| a.id.cmp(&b.id));
-    let elsewhere = |id: &PipelineId| {
-        let below =
-            |folder: &String| id.folder == *folder || id.folder.starts_with(&format!("{folder}/"));
-        snapshot.elsewhere.iter().any(below)
-    };
     for row in rest {
-        if elsewhere(&row.id) {
-            continue;
-        }
         let Some(text) = &row.definition else { continue };
         let file = snapshot.files.iter().find(|file| file.path == text.file);
-        let unreadable = snapshot.unreadable.iter().find(|(folder, _)| {
-            row.id.folder == *folder || row.id.folder.starts_with(&format!("{folder}/"))
-        });
+        let unreadable = snapshot.unreadable.iter().find(|(folder, _)| row.id.is_below(folder));
         let unreadable = unreadable.map(|(folder, why)| format!("{folder}: {why}"));
         plan_unseen(world, memory, scope, &mut look, file.ok_or(unreadable), row, now)?;
     }
     // Runs that a person asked for without a pipeline file, such as of a single notebook.
     for id in world.store.busy_pipelines()? {
-        if look.pipelines.contains_key(&id)
-            || elsewhere(&id)
-            || id.source != scope.source
-            || !within(&id)
-        {
+        if look.pipelines.contains_key(&id) || !ours(&id) {
             continue;
         }
         let mut planned = plan_queue(world, memory, &id, now)?;
@@ -173,16 +156,13 @@ fn vanished(
             pipelines.is_empty() || pipelines.iter().any(|other| *other.name() == row.id.name)
         })
     };
-    let below = |folder: &str, id: &PipelineId| {
-        folder.is_empty() || id.folder == folder || id.folder.starts_with(&format!("{folder}/"))
-    };
     let hidden = |id: &PipelineId| {
-        snapshot.unreadable.iter().any(|(folder, _)| below(folder, id))
-            || snapshot.elsewhere.iter().any(|folder| below(folder, id))
+        let unreadable = snapshot.unreadable.iter().map(|(folder, _)| folder);
+        unreadable.chain(&snapshot.elsewhere).any(|folder| id.is_below(folder))
     };
     stored
         .values()
-        .filter(|row| row.id.source == scope.source && below(&scope.below, &row.id))
+        .filter(|row| row.id.source == scope.source && row.id.is_below(&scope.below))
         .filter(|row| !shown(row) && !hidden(&row.id))
         .filter_map(|row| {
             let pipeline = parse_former(scope, row.definition.as_ref()?, &row.id)?;
