@@ -3,13 +3,16 @@
 //! Owns the connection folder, the process group and the shutdown ladder. It must not know cells.
 
 #![expect(unsafe_code, reason = "the child asks the kernel of the machine to die with its parent")]
+#![expect(clippy::disallowed_methods, reason = "makes connection folders and removes stale ones")]
 
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
@@ -23,6 +26,30 @@ use super::wire::{Codec, Message, WireError};
 const SHUTDOWN: Duration = Duration::from_secs(5);
 /// How much of a kernel's own error stream is kept for messages.
 const STDERR_KEPT: usize = 64 << 10;
+
+/// Where connection folders are made, how their names begin, and the file that each holds.
+const RUNTIME: &str = "/tmp";
+const PREFIX: &str = "jf-kernel-";
+const CONNECTION: &str = "connection.json";
+/// A younger folder may not be locked yet.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// Removes connection folders of processes that were killed before they could. Whoever lives holds
+/// a lock, which the kernel of the machine releases, also from within another container.
+fn sweep() {
+    let entries = std::fs::read_dir(RUNTIME).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let age = entry.metadata().and_then(|data| data.modified()).ok();
+        let old = age.is_some_and(|at| at.elapsed().is_ok_and(|age| age > YOUNG));
+        let file = std::fs::File::open(entry.path().join(CONNECTION));
+        let free = |file: std::fs::File| {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        };
+        if old && file.map_or_else(|error| error.kind() == ErrorKind::NotFound, free) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
 
 /// Why a kernel cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +108,8 @@ pub struct Kernel {
     broadcast: SubSocket,
     stderr: tokio::task::JoinHandle<Vec<u8>>,
     exit: Option<ExitStatus>,
+    /// Says that the folder is in use.
+    _lock: std::fs::File,
     /// Removed with all sockets when the kernel is gone.
     _folder: tempfile::TempDir,
 }
@@ -112,9 +141,10 @@ impl Kernel {
         let codec = Codec::new();
         // Socket paths have at most 107 bytes, so the folder is a short one of our own; only its
         // owner may enter, for Unix sockets have no other protection.
+        sweep();
         let runtime = tempfile::Builder::new()
-            .prefix("jf-")
-            .tempdir_in("/tmp")
+            .prefix(PREFIX)
+            .tempdir_in(RUNTIME)
             .map_err(KernelError::Folder)?;
         let stem = runtime.path().join("k").to_string_lossy().into_owned();
         let connection = Connection {
@@ -129,13 +159,17 @@ impl Kernel {
             signature_scheme: "hmac-sha256",
             kernel_name: &spec.name,
         };
-        let file = runtime.path().join("connection.json");
+        let file = runtime.path().join(CONNECTION);
         let text = serde_json::to_string(&connection).expect("plain data has a JSON form");
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
-        options
+        let lock = options
             .open(&file)
-            .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
+            .and_then(|mut file| {
+                std::io::Write::write_all(&mut file, text.as_bytes())?;
+                rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+                Ok(file)
+            })
             .map_err(KernelError::Folder)?;
         let (process, stderr) = spawn(&spec, &file, folder)?;
         let group = process
@@ -152,6 +186,7 @@ impl Kernel {
             broadcast: SubSocket::new(),
             stderr,
             exit: None,
+            _lock: lock,
             _folder: runtime,
         };
         let deadline = Instant::now() + limit;

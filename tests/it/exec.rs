@@ -150,15 +150,32 @@ fn signals_to_us_write_the_notebook_first() {
     }
 }
 
+/// The connection folder of the one kernel at work.
+fn kernel_folder(mark: &str) -> std::path::PathBuf {
+    let lines = processes_with(mark).into_iter().filter_map(|id| {
+        let line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
+        let file = line.split('\0').find(|word| word.ends_with("/connection.json"))?;
+        Some(std::path::Path::new(file).parent()?.to_owned())
+    });
+    lines.into_iter().next().expect("a kernel is at work")
+}
+
 #[test]
 fn our_own_death_leaves_no_kernel_and_a_whole_notebook() {
     let (place, mark) = marked();
     place.notebook("in.ipynb", &["1", "open('begun', 'w')\nimport time; time.sleep(60)"]);
     let mut exec = place.spawn(&["exec", "in.ipynb", "out.ipynb"]);
     wait_for("the cell to begin", || place.path("begun").exists());
+    let folder = kernel_folder(&mark);
     exec.signal(Signal::KILL);
     assert_eq!(exec.end(), 137);
     nothing_is_left(&mark);
+    // Once it is old enough to be nobody's, the next kernel removes what could not be removed.
+    assert!(folder.exists());
+    let aged = place.command("touch").args(["-d", "2 minutes ago"]).arg(&folder).status().unwrap();
+    assert!(aged.success());
+    place.run(&["exec", "in.ipynb", "other.ipynb", "--execution-timeout", "1"]).expect(1);
+    assert!(!folder.exists());
     let notebook = place.read_json("out.ipynb");
     assert_eq!(notebook["cells"].as_array().unwrap().len(), 2);
 }
