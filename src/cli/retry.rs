@@ -9,7 +9,7 @@ use super::run::{How, ask};
 use super::session::Session;
 use super::target::Definition;
 use crate::spec;
-use crate::store::StoredRun;
+use crate::store::{FileText, StoredRun};
 
 /// Run a run again, and follow it to its end
 #[derive(clap::Args, Debug)]
@@ -50,13 +50,10 @@ fn definition(
     let present = std::fs::read_to_string(session.place.root.join(&recorded.file)).ok();
     let texts = present.filter(|text| !spec::is_workflow(text));
     for text in texts.into_iter().chain([recorded.text.clone()]) {
-        let documents = spec::parse(&text, &recorded.file, &recorded.folder, global.max_points);
-        let mut pipelines = documents.pipelines.into_iter();
-        let same = pipelines.find(|pipeline| *pipeline.name() == stored.pipeline.name);
-        if let Some(pipeline) = same {
+        let text = FileText { text, ..recorded.clone() };
+        if let Some(pipeline) = text.pipeline(&stored.pipeline.name, global.max_points) {
             let path = session.place.root.join(&recorded.folder);
             let path = if path.is_dir() { path } else { session.place.root.clone() };
-            let text = crate::store::FileText { text, ..recorded.clone() };
             return Ok(Definition { path, text, pipeline });
         }
     }

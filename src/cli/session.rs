@@ -77,21 +77,25 @@ impl Session {
 
     /// The world that the loop sees.
     pub fn world(&mut self) -> World<'_> {
-        World { source: &mut self.source, store: &mut self.store, engine: &mut self.engine }
+        self.parts().0
+    }
+
+    fn parts(&mut self) -> (World<'_>, &mut Memory) {
+        let Self { source, store, engine, memory, .. } = self;
+        (World { source, store, engine }, memory)
     }
 
     /// One look at an instant.
     pub fn look(&mut self, now: Timestamp) -> Result<Look, PassError> {
-        let mut world =
-            World { source: &mut self.source, store: &mut self.store, engine: &mut self.engine };
-        reconcile::look(&mut world, &mut self.memory, &self.scope, now)
+        let scope = self.scope.clone();
+        let (mut world, memory) = self.parts();
+        reconcile::look(&mut world, memory, &scope, now)
     }
 
     /// Starts the run of a pipeline that is next in its queue.
     pub fn start_next(&mut self, id: &PipelineId) -> Result<Applied, StoreError> {
-        let mut world =
-            World { source: &mut self.source, store: &mut self.store, engine: &mut self.engine };
-        reconcile::start_what_is_next(&mut world, &mut self.memory, id, Timestamp::now())
+        let (mut world, memory) = self.parts();
+        reconcile::start_what_is_next(&mut world, memory, id, Timestamp::now())
     }
 
     /// A look, and a second one where something was written a moment ago.

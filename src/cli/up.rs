@@ -77,7 +77,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         return Err(second_up(&session.place.state).hint("it works on another machine"));
     }
     let signals = Signals::listen()?;
-    print::talk(&format!("{engine}; {} in {}", "state", session.place.state.display()));
+    print::talk(&format!("{engine}; state in {}", session.place.state.display()));
     let code = if args.once {
         once(global, &mut session, &signals)
     } else {

@@ -18,7 +18,7 @@ pub use action::{Action, Claim, PipelinePlan, Plan};
 pub use history::prunable;
 pub use ledger::{ChangeCursor, Ledger, ScheduleCursor, SkipRecord};
 pub use moves::{Vanished, moved_from};
-pub use observed::{Definition, Observed, PipelineFacts, RunFact, Seen};
+pub use observed::{Definition, Observed, PipelineFacts, RunFact, Seen, settled_at};
 pub use planner::plan;
 pub use report::{NotDone, Reason};
 pub use run::{Artifact, Phase, Run, StepRecord, Trigger};

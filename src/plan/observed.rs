@@ -66,6 +66,12 @@ pub struct Definition<'a> {
     pub inputs_written: Option<(Timestamp, Timestamp)>,
 }
 
+/// When something that stands still since an instant has done so for long enough.
+pub fn settled_at(still_since: Timestamp, settle: Period) -> Timestamp {
+    let settle = i64::try_from(settle.seconds()).unwrap_or(i64::MAX);
+    still_since.checked_add(jiff::SignedDuration::from_secs(settle)).unwrap_or(Timestamp::MAX)
+}
+
 /// A run as the store and the engine know it.
 #[derive(Clone, Debug)]
 pub struct RunFact {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::action::{Action, Claim, PipelinePlan};
 use super::change::{self, Change};
 use super::ledger::Ledger;
-use super::observed::{Definition, Observed, PipelineFacts, RunFact, Seen};
+use super::observed::{Definition, Observed, PipelineFacts, RunFact, Seen, settled_at};
 use super::report::{NotDone, Reason};
 use super::run::{Phase, Trigger};
 use super::ticks;
@@ -259,10 +259,7 @@ impl Planner<'_> {
             let message = format!("step `{}` is a resource: it needs the argo engine", step.name());
             return self.not(Reason::NotExecutedYet, message, None);
         }
-        let settle = jiff::SignedDuration::from_secs(
-            i64::try_from(self.facts.settle.seconds()).unwrap_or(i64::MAX),
-        );
-        let still = definition.still_since.checked_add(settle).unwrap_or(Timestamp::MAX);
+        let still = settled_at(definition.still_since, self.facts.settle);
         if still > self.now {
             return self.not(Reason::Settling, why, Some(still));
         }

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use super::{Memory, PassError, Scope, Settle, World};
 use crate::plan::{
     Action, Definition, Ledger, NotDone, Observed, Phase, PipelineFacts, PipelinePlan, Plan,
-    Reason, RunFact, Seen, Vanished, moved_from, plan,
+    Reason, RunFact, Seen, Vanished, moved_from, plan, settled_at,
 };
 use crate::source::{PipelineFile, Snapshot};
 use crate::spec::fingerprint::Files;
@@ -165,7 +165,8 @@ fn vanished(
         .filter(|row| row.id.source == scope.source && row.id.is_below(&scope.below))
         .filter(|row| !shown(row) && !hidden(&row.id))
         .filter_map(|row| {
-            let pipeline = parse_former(scope, row.definition.as_ref()?, &row.id)?;
+            let text = row.definition.as_ref()?;
+            let pipeline = text.pipeline(&row.id.name, scope.former_points())?;
             Some((row.clone(), pipeline.has_default_name()))
         })
         .collect()
@@ -215,13 +216,11 @@ fn plan_pipeline(
     let runs = run_facts(world, memory, &id)?;
     let ready = seen == Seen::Good;
     // Until a changed file stands still, the schedules of the former one hold, and a tick runs it.
-    let settled = i64::try_from(settle.seconds())
-        .ok()
-        .and_then(|seconds| still_since.checked_add(jiff::SignedDuration::from_secs(seconds)).ok())
-        .is_none_or(|at| at <= now);
+    let settled = settled_at(still_since, settle) <= now;
     let former = row.as_ref().and_then(|row| row.definition.clone());
     let former = former.filter(|former| !settled && Some(&former.text) != file.text.as_ref());
-    let former = former.and_then(|text| Some((parse_former(scope, &text, &id)?, text)));
+    let former =
+        former.and_then(|text| Some((text.pipeline(&id.name, scope.former_points())?, text)));
     let in_force = former.as_ref().map_or(pipeline, |(pipeline, _)| pipeline);
     let definition = Definition {
         pipeline,
@@ -272,14 +271,8 @@ pub fn plan_queue(
     // What is next in the queue needs what its own definition says, which may not be the file's.
     let next = runs.iter().find(|run| run.phase == Phase::Pending && run.host == Observed::Absent);
     let next = next.map(|run| world.store.run(run.name.as_str())).transpose()?.flatten();
-    let next = next.and_then(|stored| {
-        let definition = &stored.spec.definition;
-        let limit = stored.spec.max_points;
-        crate::spec::parse(&definition.text, &definition.file, &definition.folder, limit)
-            .pipelines
-            .into_iter()
-            .find(|pipeline| *pipeline.name() == id.name)
-    });
+    let next =
+        next.and_then(|stored| stored.spec.definition.pipeline(&id.name, stored.spec.max_points));
     let lacks = next.and_then(|pipeline| world.engine.lacks(&pipeline));
     let ledger = Ledger::default();
     let facts = facts(id, Seen::Good, None, &ledger, &runs);
@@ -322,7 +315,7 @@ fn plan_unseen(
         }
         Ok(_) => Seen::Gone,
     };
-    let pipeline = parse_former(scope, &text, &row.id);
+    let pipeline = text.pipeline(&row.id.name, scope.former_points());
     let empty = Fingerprint::new_empty();
     let runs = run_facts(world, memory, &row.id)?;
     let definition = pipeline.as_ref().map(|pipeline| Definition {
@@ -344,13 +337,6 @@ fn plan_unseen(
         Seeing { stored: Some(row), text: Some(text), fingerprint, pipeline, ready: false };
     look.pipelines.insert(id, seeing);
     Ok(())
-}
-
-/// A pipeline as a text has it that was good when it was stored.
-fn parse_former(scope: &Scope, text: &FileText, id: &PipelineId) -> Option<Pipeline> {
-    let documents =
-        crate::spec::parse(&text.text, &text.file, &text.folder, scope.max_points.max(100));
-    documents.pipelines.into_iter().find(|pipeline| *pipeline.name() == id.name)
 }
 
 /// The identity of a pipeline in a source.

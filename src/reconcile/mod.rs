@@ -50,6 +50,13 @@ pub struct Scope {
     pub below: String,
 }
 
+impl Scope {
+    /// The most points of a definition that was good when it was stored.
+    fn former_points(&self) -> usize {
+        self.max_points.max(100)
+    }
+}
+
 /// When a change counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {

@@ -6,6 +6,7 @@
 use indexmap::IndexMap;
 use serde_json::Value;
 
+use super::look::identity;
 use super::{Scope, World};
 use crate::plan::{Ledger, Phase, Reason, Run, Trigger, advance_schedules};
 use crate::spec::{Fingerprint, Pipeline, Work, hints_nearest};
@@ -82,11 +83,7 @@ pub fn request(
         let (message, hint) = (problem.message.clone(), problem.hint.clone());
         return Err(RequestError::Refused { message, hint });
     }
-    let id = PipelineId {
-        source: scope.source.clone(),
-        folder: pipeline.folder().to_owned(),
-        name: pipeline.name().clone(),
-    };
+    let id = identity(scope, pipeline.folder(), pipeline);
     let trigger = Trigger {
         kind: TriggerKind::Manual,
         key: key.clone(),
@@ -236,9 +233,7 @@ pub fn suspend(
             (suspended, row.as_ref().and_then(|row| row.definition.as_ref()))
         {
             // Ticks of the suspension are skipped for good, also where nobody looked meanwhile.
-            let documents = crate::spec::parse(&text.text, &text.file, &text.folder, usize::MAX);
-            let same = documents.pipelines.iter().find(|pipeline| *pipeline.name() == id.name);
-            if let Some(pipeline) = same {
+            if let Some(pipeline) = text.pipeline(&id.name, usize::MAX) {
                 let (schedules, blocked) =
                     (&pipeline.triggers().schedules, Some(Reason::Suspended));
                 advance_schedules(&mut ledger, schedules, blocked, now);

@@ -31,8 +31,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::plan::{Ledger, Run, StepRecord};
-use crate::spec::Fingerprint;
-use crate::types::{PipelineId, RunName};
+use crate::spec::{Fingerprint, Pipeline};
+use crate::types::{PipelineId, PipelineName, RunName};
 
 /// What the store knows of a pipeline.
 #[derive(Clone, Debug)]
@@ -56,6 +56,14 @@ pub struct FileText {
     pub folder: String,
     /// Its content.
     pub text: String,
+}
+
+impl FileText {
+    /// The pipeline of that name, as this version reads the text; none where it cannot.
+    pub fn pipeline(&self, name: &PipelineName, max_points: usize) -> Option<Pipeline> {
+        let documents = crate::spec::parse(&self.text, &self.file, &self.folder, max_points);
+        documents.pipelines.into_iter().find(|pipeline| pipeline.name() == name)
+    }
 }
 
 /// What a run executes.

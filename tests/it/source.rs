@@ -271,3 +271,24 @@ fn results_of_a_removed_state_are_set_aside() {
     assert_eq!(place.read(&format!("jupyterflow-runs/{name}.earlier-1/a/log")), log);
     assert_eq!(place.read(&format!("jupyterflow-runs/{name}/a/log")).lines().count(), 1);
 }
+
+#[test]
+fn results_of_a_run_that_is_on_in_another_state_are_left_alone() {
+    let place = Place::new();
+    place.write(
+        "jupyterflow.yaml",
+        "steps: {a: {run: 'touch begun; until test -e go; do sleep 0.05; done'}}",
+    );
+    let mut up = place.spawn(&["up", "--once"]);
+    wait_for("the step to begin", || place.path("begun").exists());
+    let other = place.beside("other");
+    let other = other.to_str().unwrap();
+    place.run(&["up", "--once", "--state", other]).expect(1).says("of another state");
+    let theirs = place.document(&["status", "--state", other]);
+    assert_eq!(theirs["runs"][0]["reason"], "NameTaken", "{theirs}");
+    let name = place.runs()[0]["name"].as_str().unwrap().to_owned();
+    let document = place.read_json(&format!("jupyterflow-runs/{name}/run.json"));
+    assert_eq!(document["phase"], "Running", "its document is its own");
+    place.write("go", "");
+    assert_eq!(up.end(), 0, "{}", up.log());
+}

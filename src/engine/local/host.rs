@@ -23,7 +23,7 @@ use super::leftovers::{set_aside, step_folder, write_run_document};
 use super::slots::{Slot, Slots};
 use crate::plan::{Phase, Reason, Run};
 use crate::source::Source;
-use crate::spec::{self, Pipeline, Step};
+use crate::spec::{Pipeline, Step};
 use crate::store::{RunSpec, StepState, Store, StoreError, lease};
 use crate::types::{PipelineId, RunName, Timestamp, TriggerKind};
 
@@ -58,11 +58,7 @@ pub fn host(hosting: Hosting<'_>) -> Result<i32, StoreError> {
     if stored.run.phase.is_ended() {
         return Ok(0);
     }
-    let definition = &stored.spec.definition;
-    let documents =
-        spec::parse(&definition.text, &definition.file, &definition.folder, stored.spec.max_points);
-    let pipeline =
-        documents.pipelines.into_iter().find(|pipeline| *pipeline.name() == stored.pipeline.name);
+    let pipeline = stored.spec.definition.pipeline(&stored.pipeline.name, stored.spec.max_points);
     let slots = Slots::new(state, jobs);
     let (Some(pipeline), Ok(slots)) = (pipeline, slots) else {
         let mut run = stored.run;
@@ -172,10 +168,11 @@ impl Host<'_> {
         if self.run.started_at.is_none()
             && let Err(message) = set_aside(&self.root.join(&results))
         {
+            // The folder is another run's: its document stays as it is.
             self.run.reason = Some(Reason::NameTaken.to_string());
             self.run.message = Some(message);
             self.board.stop(Timestamp::now());
-            return self.end(Phase::Failed);
+            return self.record_end(Phase::Failed);
         }
         let made = std::fs::create_dir_all(self.root.join(&results));
         if let Err(error) = made {
@@ -336,8 +333,6 @@ impl Host<'_> {
     }
 
     fn end(&mut self, phase: Phase) -> Result<i32, StoreError> {
-        self.run.phase = phase;
-        self.run.finished_at = Some(Timestamp::now());
         if phase == Phase::Failed && self.run.message.is_none() {
             let states = self.board.states();
             // A point of a sweep fails its step or was allowed to: the step says which.
@@ -348,9 +343,18 @@ impl Host<'_> {
                 format!("step {}: {}", record.name, record.message.as_deref().unwrap_or("failed"))
             });
         }
-        self.record_all()?;
+        self.run.phase = phase;
+        self.run.finished_at = Some(Timestamp::now());
         // The document is whole before the run counts as ended, so that whoever waited finds it.
         self.write_document(true);
+        self.record_end(phase)
+    }
+
+    /// Ends the run in the store alone.
+    fn record_end(&mut self, phase: Phase) -> Result<i32, StoreError> {
+        self.run.phase = phase;
+        self.run.finished_at.get_or_insert(Timestamp::now());
+        self.record_all()?;
         self.store.update_run(&self.run)?;
         let _ = std::fs::remove_dir_all(self.state.join("notebooks").join(self.run.name.as_str()));
         Ok(i32::from(phase != Phase::Succeeded))
