@@ -1,50 +1,73 @@
-//! One cell at work: what each message of the kernel does to its outputs, and when it is done.
+//! One cell at work: what each message of the kernel does, and when the cell is done.
 //!
-//! Owns the state machine of an execution. Pure: messages in, outputs out. A cell is done when its
-//! reply and its idle status are both there, in either order.
+//! Owns the state machine of an execution, as nbclient has it (`NotebookClient.process_message`).
+//! Pure: messages in, outputs out. A cell is done when its reply and its idle status are both
+//! there, in either order. Messages that answer another request are not the cell's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use serde_json::json;
-
+use super::outputs::{CellError, Outputs};
+use super::widgets::Widgets;
 use super::wire::Message;
 use crate::notebook::json::{Object, Raw};
-use crate::notebook::model::split_lines;
 
-/// An output, kept as the kernel wrote it but for streams, which are joined.
-#[derive(Clone, Debug)]
-enum Output {
-    Stream { name: String, text: String },
-    Other(Object),
+/// Everything that messages change: outputs by cell, displays with an id, widgets.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// The outputs of each cell.
+    pub outputs: Vec<Outputs>,
+    /// Where displays with an id stand: cell and position, for updates from any later cell.
+    displays: HashMap<String, Vec<(usize, usize)>>,
+    /// The widgets.
+    pub widgets: Widgets,
+    /// The most bytes that a cell's outputs may have.
+    cap: usize,
+    /// Cells whose outputs changed since [`Book::take_changed`].
+    changed: BTreeSet<usize>,
 }
 
-/// The outputs of one cell.
-#[derive(Clone, Debug, Default)]
-pub struct Outputs {
-    list: Vec<Output>,
-    /// Cleared by the next output (`clear_output(wait=True)`).
-    clear_next: bool,
-    /// Bytes so far, and whether the cap was met.
-    bytes: usize,
-    cut: bool,
+impl Book {
+    /// For so many cells, each with so many bytes of outputs at most.
+    pub fn new(cells: usize, cap: usize) -> Self {
+        Self { outputs: vec![Outputs::default(); cells], cap, ..Self::default() }
+    }
+
+    /// Outputs of a cell may be missing.
+    pub fn mark_incomplete(&mut self, cell: usize) {
+        self.outputs[cell].mark_incomplete();
+        self.changed.insert(cell);
+    }
+
+    /// The cells whose outputs changed since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<usize> {
+        std::mem::take(&mut self.changed)
+    }
 }
 
-/// Where displays with an id stand: cell and position, for updates from any later cell.
-pub type Displays = HashMap<String, Vec<(usize, usize)>>;
+/// What others must hear of a message.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// The content of a `comm_msg` to the kernel: the new state of an Output widget.
+    Widget(serde_json::Value),
+    /// A cell wrote text: whether to its error stream, and the text.
+    Stream(bool, String),
+    /// A cell showed a value, as plain text.
+    Shown(String),
+}
 
 /// An execution that is under way or done.
 #[derive(Debug, Default)]
 pub struct Execution {
     /// Id of the request.
-    pub request: String,
+    request: String,
+    /// The cell's position.
+    cell: usize,
     /// The number that the kernel gave.
     pub count: Option<u64>,
     /// What the reply said, once it is there.
     pub reply: Option<Reply>,
     /// Whether the kernel said that it is idle again.
     pub idle: bool,
-    /// The error that was shown, if one was.
-    pub error: Option<CellError>,
     /// When each stage was, as nbclient records it.
     pub timing: Vec<(&'static str, String)>,
 }
@@ -60,38 +83,10 @@ pub enum Reply {
     Aborted,
 }
 
-/// What a cell raised.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CellError {
-    /// The exception's name.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-    /// The traceback, with colours.
-    pub traceback: Vec<String>,
-}
-
-impl CellError {
-    fn read(content: &Object) -> Self {
-        let text = |key: &str| content.get(key).and_then(Raw::joined_text).unwrap_or_default();
-        let lines: Vec<Raw> = content.view("traceback").unwrap_or_default();
-        Self {
-            name: text("ename"),
-            value: text("evalue"),
-            traceback: lines.iter().filter_map(Raw::joined_text).collect(),
-        }
-    }
-
-    /// `sys.exit()` and `sys.exit(0)` end a notebook well.
-    pub fn is_clean_exit(&self) -> bool {
-        self.name == "SystemExit" && matches!(self.value.as_str(), "" | "0")
-    }
-}
-
 impl Execution {
-    /// An execution of this request.
-    pub fn new(request: String) -> Self {
-        Self { request, ..Self::default() }
+    /// The execution of a cell by this request.
+    pub fn new(request: String, cell: usize) -> Self {
+        Self { request, cell, ..Self::default() }
     }
 
     /// Whether nothing more is expected.
@@ -105,27 +100,27 @@ impl Execution {
             return;
         }
         self.time("shell.execute_reply", message);
-        self.count = message.content.view("execution_count").or(self.count);
+        self.count = self.count.or(message.content.view("execution_count"));
         self.reply = Some(match message.content.view::<&str>("status") {
             Some("ok") => Reply::Ok,
-            Some("aborted") => Reply::Aborted,
-            _ => Reply::Error(CellError::read(&message.content)),
+            Some("error") => Reply::Error(CellError::read(&message.content)),
+            // `aborted`, and what kernels say that were interrupted.
+            _ => Reply::Aborted,
         });
     }
 
-    /// Takes a broadcast. Outputs go to the cell at work, `current`, also those of threads that an
-    /// earlier cell left behind; updates of displays go where the displays stand.
-    pub fn take_broadcast(
-        &mut self,
-        message: &Message,
-        all: &mut [Outputs],
-        current: usize,
-        displays: &mut Displays,
-    ) {
+    /// Takes a broadcast. Outputs go to the cell, or to the Output widget that takes them; updates
+    /// of displays go where the displays stand.
+    pub fn take_broadcast(&mut self, message: &Message, book: &mut Book) -> Option<Effect> {
+        if message.parent != self.request {
+            return None;
+        }
         let content = &message.content;
-        let own = message.parent == self.request;
+        self.count = content.view("execution_count").or(self.count);
+        let (cell, cap) = (self.cell, book.cap);
+        book.changed.insert(cell);
         match message.kind.as_str() {
-            "status" if own => match content.view::<&str>("execution_state") {
+            "status" => match content.view::<&str>("execution_state") {
                 Some("idle") => {
                     self.idle = true;
                     self.time("iopub.status.idle", message);
@@ -133,45 +128,61 @@ impl Execution {
                 Some("busy") => self.time("iopub.status.busy", message),
                 _ => {}
             },
-            "execute_input" if own => {
-                self.count = content.view("execution_count").or(self.count);
-                self.time("iopub.execute_input", message);
-            }
+            "execute_input" => self.time("iopub.execute_input", message),
             "stream" => {
                 let text = |key: &str| content.get(key).and_then(Raw::joined_text);
                 let name = text("name").unwrap_or_else(|| "stdout".into());
-                all[current].stream(name, &text("text").unwrap_or_default());
+                let text = text("text").unwrap_or_default();
+                let error = name == "stderr";
+                let add = |outputs: &mut Outputs| outputs.stream(name, &text, cap);
+                if book.widgets.takes(&self.request) {
+                    return book.widgets.change(&self.request, add).map(Effect::Widget);
+                }
+                book.clear_if_due(cell);
+                add(&mut book.outputs[cell]);
+                return Some(Effect::Stream(error, text));
             }
             "display_data" | "execute_result" | "error" => {
-                if message.kind == "error" && own {
-                    self.error = Some(CellError::read(content));
-                }
-                let id = display_id(content);
                 let output = to_output(&message.kind, content);
+                let id = display_id(content).filter(|_| message.kind != "error");
                 if let Some(id) = &id {
-                    update(all, displays, id, &output);
+                    book.update(id, &output);
                 }
-                let at = all[current].push(output);
+                if book.widgets.takes(&self.request) {
+                    let add = |outputs: &mut Outputs| {
+                        outputs.push(output, cap);
+                    };
+                    return book.widgets.change(&self.request, add).map(Effect::Widget);
+                }
+                book.clear_if_due(cell);
+                let shown = content.get("data").map(Raw::object).unwrap_or_default();
+                let shown = shown.get("text/plain").and_then(Raw::joined_text).map(Effect::Shown);
+                let at = book.outputs[cell].push(output, cap);
                 if let (Some(id), Some(at)) = (id, at) {
-                    displays.entry(id).or_default().push((current, at));
+                    book.displays.entry(id).or_default().push((cell, at));
                 }
+                return shown;
             }
             "update_display_data" => {
                 if let Some(id) = display_id(content) {
-                    update(all, displays, &id, &to_output("display_data", content));
+                    book.update(&id, &to_output("display_data", content));
                 }
             }
             "clear_output" => {
                 let wait = content.view::<bool>("wait").unwrap_or(false);
-                all[current].clear(wait);
+                if book.widgets.takes(&self.request) {
+                    let clear = |outputs: &mut Outputs| outputs.clear(wait);
+                    return book.widgets.change(&self.request, clear).map(Effect::Widget);
+                }
+                book.outputs[cell].clear(wait);
                 if !wait {
-                    displays
-                        .values_mut()
-                        .for_each(|places| places.retain(|(cell, _)| *cell != current));
+                    book.forget_displays(cell);
                 }
             }
+            "comm_open" | "comm_msg" => book.widgets.take(message),
             _ => {}
         }
+        None
     }
 
     fn time(&mut self, stage: &'static str, message: &Message) {
@@ -181,97 +192,50 @@ impl Execution {
     }
 }
 
+impl Book {
+    fn update(&mut self, id: &str, new: &Object) {
+        for &(cell, at) in self.displays.get(id).into_iter().flatten() {
+            self.outputs[cell].update(at, new);
+            self.changed.insert(cell);
+        }
+    }
+
+    /// Clears what waits for the next output, now that it comes.
+    fn clear_if_due(&mut self, cell: usize) {
+        if self.outputs[cell].will_clear() {
+            self.outputs[cell].clear(false);
+            self.forget_displays(cell);
+        }
+    }
+
+    fn forget_displays(&mut self, cell: usize) {
+        self.displays.values_mut().for_each(|places| places.retain(|place| place.0 != cell));
+    }
+}
+
 fn display_id(content: &Object) -> Option<String> {
     content.get("transient")?.object().get("display_id")?.joined_text()
 }
 
-/// A message's content as nbformat keeps it.
+/// A message's content as nbformat keeps it (`nbformat.v4.output_from_msg`): these fields only.
 fn to_output(kind: &str, content: &Object) -> Object {
+    let keys: &[&str] = match kind {
+        "execute_result" => &["data", "execution_count", "metadata"],
+        "error" => &["ename", "evalue", "traceback"],
+        _ => &["data", "metadata"],
+    };
     let mut output = Object::default();
-    for (key, value) in content.entries() {
-        if key != "transient" {
-            output.set(&key, value.clone());
-        }
+    for key in keys {
+        let missing = || match *key {
+            "data" | "metadata" => Raw::new(&serde_json::json!({})),
+            "traceback" => Raw::new(&[(); 0]),
+            "execution_count" => Raw::new(&()),
+            _ => Raw::new(&""),
+        };
+        output.set(key, content.get(key).cloned().unwrap_or_else(missing));
     }
     output.set("output_type", Raw::new(&kind));
     output
-}
-
-fn update(all: &mut [Outputs], displays: &Displays, id: &str, new: &Object) {
-    for &(cell, at) in displays.get(id).into_iter().flatten() {
-        if let Some(Output::Other(old)) = all[cell].list.get_mut(at) {
-            for key in ["data", "metadata"] {
-                if let Some(value) = new.get(key) {
-                    old.set(key, value.clone());
-                }
-            }
-        }
-    }
-}
-
-impl Outputs {
-    /// The most that one cell may print, in bytes; the rest is cut, and the notebook says so.
-    pub const CAP: usize = 64 << 20;
-
-    fn stream(&mut self, name: String, text: &str) {
-        if !self.room(text.len()) {
-            return;
-        }
-        match self.list.last_mut() {
-            // Streams arrive in arbitrary chunks; joined, the same cell gives the same output.
-            Some(Output::Stream { name: last, text: joined }) if *last == name => {
-                joined.push_str(text);
-            }
-            _ => self.list.push(Output::Stream { name, text: text.to_owned() }),
-        }
-    }
-
-    fn push(&mut self, output: Object) -> Option<usize> {
-        let bytes = output.entries().map(|(_, value)| value.text().len()).sum();
-        if !self.room(bytes) {
-            return None;
-        }
-        self.list.push(Output::Other(output));
-        Some(self.list.len() - 1)
-    }
-
-    fn room(&mut self, bytes: usize) -> bool {
-        if std::mem::take(&mut self.clear_next) {
-            self.clear(false);
-        }
-        self.bytes += bytes;
-        if self.bytes > Self::CAP && !std::mem::replace(&mut self.cut, true) {
-            let text = format!(
-                "[jupyterflow: outputs beyond {} MiB of this cell were cut]\n",
-                Self::CAP >> 20
-            );
-            self.list.push(Output::Stream { name: "stderr".into(), text });
-        }
-        !self.cut
-    }
-
-    fn clear(&mut self, wait: bool) {
-        if wait {
-            self.clear_next = true;
-        } else {
-            *self = Self::default();
-        }
-    }
-
-    /// The outputs as the notebook keeps them.
-    pub fn to_raw(&self) -> Raw {
-        let list: Vec<Raw> = self
-            .list
-            .iter()
-            .map(|output| match output {
-                Output::Stream { name, text } => Raw::new(&json!({
-                    "name": name, "output_type": "stream", "text": split_lines(text),
-                })),
-                Output::Other(output) => Raw::from(output),
-            })
-            .collect();
-        Raw::new(&list)
-    }
 }
 
 #[cfg(test)]
@@ -279,26 +243,22 @@ mod tests {
     use super::*;
 
     fn message(kind: &str, content: &str) -> Message {
-        Message {
-            kind: kind.into(),
-            parent: "r".into(),
-            date: None,
-            content: Raw::parse(content).unwrap().object(),
-        }
+        let content = Raw::parse(content).unwrap().object();
+        Message { kind: kind.into(), parent: "r".into(), date: None, content, buffers: Vec::new() }
     }
 
     fn run(messages: &[(&str, &str)]) -> (Execution, String) {
-        let mut execution = Execution::new("r".into());
-        let (mut all, mut displays) = (vec![Outputs::default()], Displays::new());
+        let mut execution = Execution::new("r".into(), 0);
+        let mut book = Book::new(1, 1000);
         for (kind, content) in messages {
             let message = message(kind, content);
             if *kind == "execute_reply" {
                 execution.take_reply(&message);
             } else {
-                execution.take_broadcast(&message, &mut all, 0, &mut displays);
+                execution.take_broadcast(&message, &mut book);
             }
         }
-        (execution, all[0].to_raw().text().to_owned())
+        (execution, book.outputs[0].to_raw().text().to_owned())
     }
 
     #[test]
@@ -339,14 +299,13 @@ mod tests {
     }
 
     #[test]
-    fn errors_tell_clean_exits_from_failures() {
-        let exit = |value: &str| CellError {
-            name: "SystemExit".into(),
-            value: value.into(),
-            traceback: Vec::new(),
-        };
-        assert!(
-            exit("").is_clean_exit() && exit("0").is_clean_exit() && !exit("1").is_clean_exit()
-        );
+    fn messages_of_another_request_change_nothing() {
+        let mut execution = Execution::new("other".into(), 0);
+        let mut book = Book::new(1, 1000);
+        execution
+            .take_broadcast(&message("stream", r#"{"name": "stdout", "text": "x"}"#), &mut book);
+        execution.take_broadcast(&message("status", r#"{"execution_state": "idle"}"#), &mut book);
+        assert_eq!(book.outputs[0].to_raw().text(), "[]");
+        assert!(!execution.idle);
     }
 }

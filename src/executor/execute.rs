@@ -1,46 +1,55 @@
-//! The run of a notebook: cells in order, the notebook on disk whole at every moment.
+//! The run of a notebook: cells in order, until all are done or one ending is reached.
 //!
-//! Owns the loop, papermill's metadata and banners, and the endings. What a message does to a cell
-//! is in `cell`, the process in `kernel`.
+//! Owns the loop, its time limits and the endings. What a message does to a cell is in `cell`, the
+//! notebook in `record`, the process in `kernel`.
 
-#![expect(clippy::disallowed_methods, reason = "messages and cells carry the time")]
+#![expect(clippy::disallowed_methods, reason = "cells and limits need the time")]
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use super::cell::{CellError, Displays, Execution, Outputs, Reply};
-use super::ignored::is_ignored;
+use super::cell::{Effect, Execution, Reply};
 use super::kernel::{Event, Kernel, KernelError};
 use super::kernelspec::choose;
-use super::save::write_whole;
-use crate::notebook::json::{Object, Raw};
-use crate::notebook::model::BANNER_TAG;
-use crate::notebook::{Cell, CellKind, Notebook};
+use super::launch::Launch;
+use super::location::Location;
+use super::outputs::CellError;
+use super::record::{Record, Saving};
+use super::signals::Signals;
+use crate::notebook::{CellKind, Notebook};
 
 /// After an interrupt a cell may take this long to end before the kernel is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// After the reply the idle status may take this long; then outputs may be missing.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
+/// However many outputs still come after the reply, they take no longer.
+const BACKLOG_LIMIT: Duration = Duration::from_secs(120);
+/// After the idle status the reply may take this long; then the kernel is broken.
+const REPLY_LIMIT: Duration = Duration::from_secs(30);
 
 /// What to execute and how.
 pub struct Options {
     /// The notebook, with its parameters injected.
     pub notebook: Notebook,
     /// Where it is written while it runs and at its end; nowhere unless given.
-    pub output: Option<PathBuf>,
+    pub output: Option<Location>,
+    /// When it is written.
+    pub saving: Saving,
     /// The kernel's name; the notebook's own unless given.
     pub kernel: Option<String>,
+    /// How the kernel is launched.
+    pub launch: Launch,
     /// The kernel's working directory.
     pub folder: PathBuf,
     /// How long the kernel may take to start.
     pub start_timeout: Duration,
     /// How long one cell may take.
     pub cell_timeout: Option<Duration>,
+    /// How many bytes of outputs one cell may have; the rest is cut, and the notebook says so.
+    pub output_limit: usize,
 }
 
 /// What happens while a notebook runs, for people to see.
@@ -48,10 +57,14 @@ pub struct Options {
 pub enum Progress<'a> {
     /// The kernel answers; this many cells are to come.
     Started(usize),
-    /// A code cell begins: its number among all cells, from 1.
-    Cell(usize),
+    /// A code cell begins: its number among all cells, from 1, and its source.
+    Cell(usize, &'a str),
+    /// All cells are over.
+    Ended,
     /// Text that a cell wrote: whether to its error stream, and the text.
     Stream(bool, &'a str),
+    /// A value that a cell showed, as plain text.
+    Shown(&'a str),
     /// Something that a person should know.
     Warning(&'a str),
 }
@@ -90,239 +103,136 @@ pub async fn execute(
     options: Options,
     mut progress: impl FnMut(Progress<'_>),
 ) -> (Notebook, Ending) {
-    let mut notebook = options.notebook;
-    prepare(&mut notebook);
-    let mut run = match Runner::new(notebook, options.output) {
-        Ok(run) => run,
-        Err((notebook, message)) => return (notebook, Ending::Kernel(message)),
-    };
-    let name = options.kernel.or_else(|| run.notebook.kernel_name());
-    let spec = match choose(name.as_deref()) {
+    let name = options.kernel.or_else(|| options.notebook.kernel_name());
+    let language = options.notebook.language();
+    let mut record =
+        Record::new(options.notebook, options.output, options.saving, options.output_limit);
+    let spec = match choose(name.as_deref(), language.as_deref()) {
         Ok(spec) => spec,
-        Err(error) => return (run.notebook, Ending::Kernel(error.to_string())),
+        Err(error) => return (record.notebook, Ending::Kernel(error.to_string())),
     };
-    if let Err(error) = run.save() {
-        return (run.notebook, error);
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            let message = format!("failed to listen for signals: {error}");
+            return (record.notebook, Ending::Kernel(message));
+        }
+    };
+    if let Err(error) = record.save_first().await {
+        return (record.notebook, Ending::Save(error));
     }
+    let start = Kernel::start(&spec, options.launch, &options.folder, options.start_timeout);
     let started = tokio::select! {
-        started = Kernel::start(spec, &options.folder, options.start_timeout) => started,
-        number = run.signals.next() => {
-            run.finish(true);
-            let _ = run.save();
-            return (run.notebook, Ending::Signalled(number));
-        }
+        started = start => started.map_err(|error| Ending::Kernel(error.to_string())),
+        number = signals.next() => Err(Ending::Signalled(number)),
     };
-    let ending = match started {
-        Err(error) => Ending::Kernel(error.to_string()),
-        Ok(mut kernel) => {
-            progress(Progress::Started(run.notebook.cells.len()));
-            let ending = run.cells(&mut kernel, options.cell_timeout, &mut progress).await;
-            match ending {
-                Ending::Succeeded | Ending::CellFailed { .. } => kernel.shut_down().await,
-                _ => kernel.kill().await,
-            }
-            ending
-        }
+    let mut run = Run { record, signals, limit: options.cell_timeout, progress: &mut progress };
+    let (ending, clean) = match started {
+        Err(ending) => (ending, false),
+        Ok(kernel) => run.to_the_end(kernel).await,
     };
-    run.banner(&ending);
-    run.finish(!matches!(ending, Ending::Succeeded));
-    match run.save() {
-        Ok(()) => (run.notebook, ending),
+    let mut record = run.record;
+    record.finish(clean || !matches!(ending, Ending::Succeeded));
+    progress(Progress::Ended);
+    match record.save().await {
+        Ok(()) => (record.notebook, ending),
         // A full disk must not hide that a cell failed before it.
-        Err(error) if matches!(ending, Ending::Succeeded) => (run.notebook, error),
-        Err(_) => (run.notebook, ending),
+        Err(error) if matches!(ending, Ending::Succeeded) => (record.notebook, Ending::Save(error)),
+        Err(_) => (record.notebook, ending),
     }
 }
 
-/// Clears what an earlier run left, as papermill does.
-fn prepare(notebook: &mut Notebook) {
-    notebook.remove_banners();
-    notebook.upgrade_to_4_5(|| uuid::Uuid::new_v4().simple().to_string()[..8].to_owned());
-    let pending = json!({
-        "duration": null, "end_time": null, "exception": null, "start_time": null,
-        "status": "pending",
-    });
-    for cell in &mut notebook.cells {
-        if cell.kind() == CellKind::Code {
-            cell.set("outputs", Raw::new(&[(); 0]));
-            cell.set("execution_count", Raw::new(&()));
-        }
-        cell.edit_metadata(|metadata| {
-            metadata.remove("execution");
-            metadata.set("papermill", Raw::new(&pending));
-            if metadata.get("tags").is_none() {
-                metadata.set("tags", Raw::new(&[(); 0]));
-            }
-        });
-    }
-}
-
-struct Signals(Vec<(i32, Signal)>);
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let kinds = [
-            SignalKind::terminate(),
-            SignalKind::interrupt(),
-            SignalKind::hangup(),
-            SignalKind::quit(),
-        ];
-        let heard = kinds.into_iter().filter(|kind| !is_ignored(kind.as_raw_value()));
-        let streams = heard.map(|kind| Ok((kind.as_raw_value(), signal(kind)?)));
-        streams.collect::<std::io::Result<_>>().map(Self)
-    }
-
-    /// The number of the next signal.
-    async fn next(&mut self) -> i32 {
-        let waits = self.0.iter_mut().map(|(number, stream)| {
-            Box::pin(async move {
-                stream.recv().await;
-                *number
-            })
-        });
-        futures::future::select_all(waits).await.0
-    }
-}
-
-struct Runner {
-    notebook: Notebook,
-    outputs: Vec<Outputs>,
-    /// The numbers of the cells in the input, from 1: banners shift positions.
-    output: Option<PathBuf>,
+struct Run<'a> {
+    record: Record,
     signals: Signals,
-    started: jiff::Timestamp,
-    last_save: Instant,
-    save_cost: Duration,
+    limit: Option<Duration>,
+    progress: &'a mut dyn FnMut(Progress<'_>),
 }
 
-fn instant_text(at: jiff::Timestamp) -> String {
-    format!("{}+00:00", at.strftime("%Y-%m-%dT%H:%M:%S%.6f"))
-}
-
-fn seconds_between(from: jiff::Timestamp, to: jiff::Timestamp) -> f64 {
-    to.duration_since(from).as_secs_f64()
-}
-
-impl Runner {
-    fn new(notebook: Notebook, output: Option<PathBuf>) -> Result<Self, (Notebook, String)> {
-        let signals = match Signals::new() {
-            Ok(signals) => signals,
-            Err(error) => return Err((notebook, format!("failed to listen for signals: {error}"))),
-        };
-        let mut runner = Self {
-            outputs: vec![Outputs::default(); notebook.cells.len()],
-            notebook,
-            output,
-            signals,
-            started: jiff::Timestamp::now(),
-            last_save: Instant::now(),
-            save_cost: Duration::ZERO,
-        };
-        let start = instant_text(runner.started);
-        runner.edit_papermill(|papermill| {
-            for key in ["default_parameters", "environment_variables", "parameters"] {
-                if papermill.get(key).is_none() {
-                    papermill.set(key, Raw::new(&json!({})));
-                }
+impl Run<'_> {
+    /// Runs all cells and ends the kernel. Also returns whether the notebook ended itself well
+    /// before its last cell.
+    async fn to_the_end(&mut self, mut kernel: Kernel) -> (Ending, bool) {
+        (self.progress)(Progress::Started(self.record.notebook.cells.len()));
+        if let Some(warning) = kernel.warning.take() {
+            (self.progress)(Progress::Warning(&warning));
+        }
+        let reply = match self.cells(&mut kernel).await {
+            Ok(reply) => reply,
+            Err(ending) => {
+                kernel.kill().await;
+                return (ending, false);
             }
-            papermill.set("duration", Raw::new(&()));
-            papermill.set("end_time", Raw::new(&()));
-            papermill.set("exception", Raw::new(&()));
-            papermill.set("start_time", Raw::new(&start));
-            if papermill.get("version").is_none() {
-                papermill.set("version", Raw::new(&env!("CARGO_PKG_VERSION")));
+        };
+        self.record.describe(kernel.language_info.as_ref());
+        kernel.shut_down().await;
+        let stopped = reply.is_some();
+        match self.record.failed_cell(reply) {
+            Some((at, error)) => {
+                let count = self.record.add_banners(at);
+                (Ending::CellFailed { count, cell: at + 1, error }, false)
             }
-        });
-        Ok(runner)
+            None => (Ending::Succeeded, stopped),
+        }
     }
 
-    fn edit_papermill(&mut self, edit: impl FnOnce(&mut Object)) {
-        self.notebook.edit_metadata(|metadata| {
-            let mut papermill = metadata.get("papermill").map(Raw::object).unwrap_or_default();
-            edit(&mut papermill);
-            metadata.set("papermill", Raw::from(&papermill));
-        });
-    }
-
-    async fn cells(
-        &mut self,
-        kernel: &mut Kernel,
-        limit: Option<Duration>,
-        progress: &mut impl FnMut(Progress<'_>),
-    ) -> Ending {
-        let mut displays: Displays = HashMap::new();
-        for at in 0..self.notebook.cells.len() {
-            let cell = &self.notebook.cells[at];
+    /// Runs cells until one raises, which is returned, or something else ends the run.
+    async fn cells(&mut self, kernel: &mut Kernel) -> Result<Option<(usize, CellError)>, Ending> {
+        for at in 0..self.record.notebook.cells.len() {
+            let cell = &self.record.notebook.cells[at];
             let (code, source) = (cell.kind() == CellKind::Code, cell.source());
             let begin = jiff::Timestamp::now();
             if !code || source.trim().is_empty() || cell.has_tag("skip-execution") {
-                self.mark(at, begin, "completed", false);
+                self.record.mark(at, begin, "completed", false);
                 continue;
             }
-            progress(Progress::Cell(at + 1));
             let tolerant = cell.has_tag("raises-exception");
-            self.mark(at, begin, "running", false);
-            let result =
-                self.cell(kernel, at, &source, tolerant, limit, &mut displays, progress).await;
-            let (execution, ending) = match result {
-                Ok(pair) => pair,
-                Err(error) => (Execution::default(), Some(Ending::Kernel(error.to_string()))),
-            };
-            let reply_error = match &execution.reply {
-                Some(Reply::Error(error)) => Some(error.clone()),
+            (self.progress)(Progress::Cell(at + 1, &source));
+            self.record.mark(at, begin, "running", false);
+            let mut execution = Execution::default();
+            let result = self.cell(kernel, at, &source, tolerant, &mut execution).await;
+            self.record.store(at, &execution);
+            let result = result.unwrap_or_else(|error| Some(Ending::Kernel(error.to_string())));
+            let error = match execution.reply {
+                Some(Reply::Error(error)) if !tolerant => Some(error),
                 _ => None,
             };
-            let error = execution.error.clone().or(reply_error);
-            let clean = error.as_ref().is_some_and(CellError::is_clean_exit);
-            let failed = ending.is_some() || (error.is_some() && !tolerant);
-            self.store(at, &execution);
-            self.mark(at, begin, if failed { "failed" } else { "completed" }, failed);
-            if let Some(ending) = ending {
-                return ending;
-            }
-            match error {
-                Some(_) if clean => return Ending::Succeeded,
-                Some(error) if !tolerant => {
-                    return Ending::CellFailed { count: execution.count, cell: at + 1, error };
-                }
-                _ => {}
-            }
-            if let Err(error) = self.save_if_due() {
-                return error;
+            let failed = result.is_some() || error.is_some();
+            self.record.mark(at, begin, if failed { "failed" } else { "completed" }, failed);
+            match (result, error) {
+                (Some(ending), _) => return Err(ending),
+                (None, Some(error)) => return Ok(Some((at, error))),
+                (None, None) => self.record.save_if_due().await.map_err(Ending::Save)?,
             }
         }
-        Ending::Succeeded
+        Ok(None)
     }
 
     /// Runs one cell to its end. The ending is given where no further cell may run.
-    #[expect(clippy::too_many_arguments, reason = "one cell needs all of the run's parts")]
     async fn cell(
         &mut self,
         kernel: &mut Kernel,
         at: usize,
         source: &str,
         tolerant: bool,
-        limit: Option<Duration>,
-        displays: &mut Displays,
-        progress: &mut impl FnMut(Progress<'_>),
-    ) -> Result<(Execution, Option<Ending>), KernelError> {
+        execution: &mut Execution,
+    ) -> Result<Option<Ending>, KernelError> {
         let request = json!({
             "code": source, "silent": false, "store_history": true, "user_expressions": {},
             "allow_stdin": false, "stop_on_error": !tolerant,
         });
-        let mut execution = Execution::new(kernel.send("execute_request", &request).await?);
+        *execution = Execution::new(kernel.send("execute_request", &request).await?, at);
         let far = Instant::now() + Duration::from_secs(86_400 * 365 * 30);
-        let mut deadline = limit.map_or(far, |limit| Instant::now() + limit);
+        let mut deadline = self.limit.map_or(far, |limit| Instant::now() + limit);
         let mut interrupted = false;
-        let mut idle_deadline = far;
+        // The reply and the idle status come together: where only one does, the other is lost.
+        let mut other_half = far;
+        let mut half_since = None;
         while !execution.is_done() {
-            let next_save = self.last_save + self.save_interval();
+            let next_save = self.record.next_save().unwrap_or(far);
             let event = tokio::select! {
-                event = kernel.event() => event?,
-                number = self.signals.next() => {
-                    self.store(at, &execution);
-                    return Ok((execution, Some(Ending::Signalled(number))));
-                }
+                biased;
+                number = self.signals.next() => return Ok(Some(Ending::Signalled(number))),
                 () = sleep_until(deadline) => {
                     if interrupted {
                         break;
@@ -332,130 +242,62 @@ impl Runner {
                     deadline = Instant::now() + GRACE;
                     continue;
                 }
-                () = sleep_until(idle_deadline) => {
-                    progress(Progress::Warning(
-                        "the kernel never said that a cell was over: its outputs may be incomplete",
-                    ));
+                () = sleep_until(other_half) => {
+                    if execution.reply.is_none() {
+                        let message = "it said that a cell was over, but never answered";
+                        return Err(KernelError::Socket(message.into()));
+                    }
+                    self.warn_of_loss(at, "the kernel never said that the cell was over");
                     break;
                 }
                 () = sleep_until(next_save) => {
-                    self.store(at, &execution);
-                    if let Err(ending) = self.save() {
-                        return Ok((execution, Some(ending)));
+                    self.record.store(at, execution);
+                    if let Err(error) = self.record.save().await {
+                        return Ok(Some(Ending::Save(error)));
                     }
                     continue;
                 }
+                event = kernel.event() => event?,
             };
             match event {
-                Event::Shell(message) => {
-                    execution.take_reply(&message);
-                    if execution.reply.is_some() && !execution.idle {
-                        idle_deadline = Instant::now() + IDLE_LIMIT;
-                    }
-                }
+                Event::Shell(message) => execution.take_reply(&message),
                 Event::Broadcast(message) => {
-                    if message.kind == "stream" {
-                        let error = message.content.view::<&str>("name") == Some("stderr");
-                        if let Some(text) = message.content.get("text").and_then(Raw::joined_text) {
-                            progress(Progress::Stream(error, &text));
+                    match execution.take_broadcast(&message, &mut self.record.book) {
+                        Some(Effect::Stream(error, text)) => {
+                            (self.progress)(Progress::Stream(error, &text));
                         }
+                        Some(Effect::Shown(text)) => (self.progress)(Progress::Shown(&text)),
+                        Some(Effect::Widget(update)) => {
+                            kernel.send("comm_msg", &update).await?;
+                        }
+                        None => {}
                     }
-                    execution.take_broadcast(&message, &mut self.outputs, at, displays);
                 }
-                Event::Died(how) => {
-                    let error = kernel.died(how).await;
-                    return Ok((execution, Some(Ending::Kernel(error.to_string()))));
+                Event::MayBeMissing => {
+                    self.warn_of_loss(at, "we could not read as fast as the kernel wrote");
+                }
+                Event::Died => {
+                    let error = kernel.obituary().await;
+                    return Ok(Some(Ending::Kernel(error.to_string())));
                 }
             }
+            if execution.idle {
+                other_half = *half_since.get_or_insert_with(Instant::now) + REPLY_LIMIT;
+            } else if execution.reply.is_some() {
+                // What still comes shows that the other half is only late.
+                let last = *half_since.get_or_insert_with(Instant::now) + BACKLOG_LIMIT;
+                other_half = last.min(Instant::now() + IDLE_LIMIT);
+            }
         }
-        let timed_out = interrupted.then(|| Ending::TimedOut {
+        Ok(interrupted.then(|| Ending::TimedOut {
             cell: at + 1,
-            seconds: limit.unwrap_or_default().as_secs(),
-        });
-        Ok((execution, timed_out))
+            seconds: self.limit.unwrap_or_default().as_secs(),
+        }))
     }
 
-    /// Puts outputs and count into the notebook's cell, and into earlier ones that were updated.
-    fn store(&mut self, at: usize, execution: &Execution) {
-        for (cell, outputs) in self.notebook.cells.iter_mut().zip(&self.outputs).take(at + 1) {
-            if cell.kind() == CellKind::Code {
-                cell.set("outputs", outputs.to_raw());
-            }
-        }
-        let cell = &mut self.notebook.cells[at];
-        if let Some(count) = execution.count {
-            cell.set("execution_count", Raw::new(&count));
-        }
-        if !execution.timing.is_empty() {
-            let timing: serde_json::Map<String, serde_json::Value> =
-                execution.timing.iter().map(|(key, at)| ((*key).to_owned(), json!(at))).collect();
-            cell.edit_metadata(|metadata| metadata.set("execution", Raw::new(&timing)));
-        }
-    }
-
-    fn mark(&mut self, at: usize, begin: jiff::Timestamp, status: &str, failed: bool) {
-        let now = jiff::Timestamp::now();
-        let running = status == "running";
-        let value = json!({
-            "duration": if running { json!(null) } else { json!(seconds_between(begin, now)) },
-            "end_time": if running { json!(null) } else { json!(instant_text(now)) },
-            "exception": if running { json!(null) } else { json!(failed) },
-            "start_time": instant_text(begin),
-            "status": status,
-        });
-        self.notebook.cells[at]
-            .edit_metadata(|metadata| metadata.set("papermill", Raw::new(&value)));
-    }
-
-    /// Papermill's two banners for a cell that failed.
-    fn banner(&mut self, ending: &Ending) {
-        let Ending::CellFailed { count, cell, .. } = ending else { return };
-        const STYLE: &str =
-            "color:red; font-family:Helvetica Neue, Helvetica, Arial, sans-serif; font-size:2em;";
-        let number = count.map_or_else(|| "None".to_owned(), |count| count.to_string());
-        let link = format!(
-            "<span style=\"{STYLE}\">An Exception was encountered at \
-             '<a href=\"#papermill-error-cell\">In [{number}]</a>'.</span>"
-        );
-        let anchor = format!(
-            "<span id=\"papermill-error-cell\" style=\"{STYLE}\">Execution using papermill \
-             encountered an exception here and stopped:</span>"
-        );
-        let new_id = || uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
-        let banner = |text: &str| Cell::markdown(&new_id(), text, &[BANNER_TAG]);
-        self.notebook.cells.insert(cell - 1, banner(&anchor));
-        self.notebook.cells.insert(0, banner(&link));
-    }
-
-    fn finish(&mut self, failed: bool) {
-        let now = jiff::Timestamp::now();
-        let duration = seconds_between(self.started, now);
-        self.edit_papermill(|papermill| {
-            papermill.set("duration", Raw::new(&duration));
-            papermill.set("end_time", Raw::new(&instant_text(now)));
-            papermill.set("exception", if failed { Raw::new(&true) } else { Raw::new(&()) });
-        });
-    }
-
-    /// Saves are rare enough to cost nothing, and never more than some seconds apart.
-    fn save_interval(&self) -> Duration {
-        Duration::from_secs(1).max(self.save_cost * 20)
-    }
-
-    fn save_if_due(&mut self) -> Result<(), Ending> {
-        if self.last_save.elapsed() >= self.save_interval() { self.save() } else { Ok(()) }
-    }
-
-    fn save(&mut self) -> Result<(), Ending> {
-        let begin = Instant::now();
-        if let Some(path) = &self.output {
-            let text = self.notebook.write();
-            write_whole(path, text.as_bytes()).map_err(|error| {
-                Ending::Save(format!("failed to write {}: {error}", path.display()))
-            })?;
-        }
-        self.last_save = Instant::now();
-        self.save_cost = begin.elapsed();
-        Ok(())
+    fn warn_of_loss(&mut self, at: usize, why: &str) {
+        self.record.book.mark_incomplete(at);
+        let text = format!("outputs of cell {} may be incomplete: {why}", at + 1);
+        (self.progress)(Progress::Warning(&text));
     }
 }

@@ -1,55 +1,29 @@
-//! The kernel's process and its sockets: started, asked, interrupted, ended, never left behind.
+//! A running kernel and its channels: started, asked, interrupted, ended, never left behind.
 //!
-//! Owns the connection folder, the process group and the shutdown ladder. It must not know cells.
+//! Owns the channels and the shutdown ladder. It must not know cells. Completion, outputs and
+//! endings are decided elsewhere.
 
-#![expect(unsafe_code, reason = "the child asks the kernel of the machine to die with its parent")]
-#![expect(clippy::disallowed_methods, reason = "makes connection folders and removes stale ones")]
-
-use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use rustix::process::{Pid, Signal};
+use futures::StreamExt;
 use serde::Serialize;
-use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, sleep, timeout_at};
-use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend, SubSocket};
+use serde_json::json;
+use tokio::time::{Instant, timeout, timeout_at};
+use zeromq::{DealerSocket, Socket, SocketEvent, SocketRecv, SocketSend};
 
+use super::broadcast::{Broadcasts, Item};
+use super::connection::{Address, Channel, ConnectionFolder, Transport};
 use super::kernelspec::KernelSpec;
+use super::launch::{BOOTSTRAP, BOOTSTRAP_NAME, Launch, command_line, is_stock};
+use super::process::Process;
 use super::wire::{Codec, Message, WireError};
+use crate::notebook::json::Raw;
 
-/// How long a kernel may take to leave once it said that it will.
+/// How long a kernel may take to leave once it was asked to, or once it closed a channel.
 const SHUTDOWN: Duration = Duration::from_secs(5);
-/// How much of a kernel's own error stream is kept for messages.
-const STDERR_KEPT: usize = 64 << 10;
-
-/// Where connection folders are made, how their names begin, and the file that each holds.
-const RUNTIME: &str = "/tmp";
-const PREFIX: &str = "jf-kernel-";
-const CONNECTION: &str = "connection.json";
-/// A younger folder may not be locked yet.
-const YOUNG: Duration = Duration::from_secs(60);
-
-/// Removes connection folders of processes that were killed before they could. Whoever lives holds
-/// a lock, which the kernel of the machine releases, also from within another container.
-fn sweep() {
-    let entries = std::fs::read_dir(RUNTIME).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
-        let age = entry.metadata().and_then(|data| data.modified()).ok();
-        let old = age.is_some_and(|at| at.elapsed().is_ok_and(|age| age > YOUNG));
-        let file = std::fs::File::open(entry.path().join(CONNECTION));
-        let free = |file: std::fs::File| {
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-        };
-        if old && file.map_or_else(|error| error.kind() == ErrorKind::NotFound, free) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
+/// How long the next of its last words may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why a kernel cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,9 +46,15 @@ pub enum KernelError {
         /// What it wrote last.
         stderr: String,
     },
+    /// It died before it answered, at each try.
+    #[error("{0}")]
+    Start(String),
     /// It did not answer.
     #[error("the kernel did not answer within {0} s of its start")]
     StartTimeout(u64),
+    /// Slim was asked for, and this is no stock ipykernel.
+    #[error("kernel {0:?} is no stock ipykernel, so it cannot be launched slim; use --launch auto")]
+    NotStock(String),
     /// The sockets broke.
     #[error("failed to talk to the kernel: {0}")]
     Socket(String),
@@ -93,39 +73,36 @@ pub enum Event {
     Shell(Message),
     /// A broadcast.
     Broadcast(Message),
+    /// Broadcasts before the next one may be missing: the kernel dropped them.
+    MayBeMissing,
     /// The process ended.
-    Died(String),
+    Died,
 }
 
 /// A running kernel.
 pub struct Kernel {
-    codec: Codec,
-    spec: KernelSpec,
-    process: tokio::process::Child,
-    group: Pid,
-    shell: DealerSocket,
-    control: DealerSocket,
-    broadcast: SubSocket,
-    stderr: tokio::task::JoinHandle<Vec<u8>>,
-    exit: Option<ExitStatus>,
-    /// Says that the folder is in use.
-    _lock: std::fs::File,
+    channels: Channels,
+    process: Process,
+    interrupt_by_message: bool,
+    shell_shutdown: bool,
+    /// Whether it drops broadcasts that are not read in time.
+    drops_output: bool,
+    /// What it says of its language.
+    pub language_info: Option<Raw>,
+    /// Something that a person should know of its start.
+    pub warning: Option<String>,
     /// Removed with all sockets when the kernel is gone.
-    _folder: tempfile::TempDir,
+    _folder: ConnectionFolder,
 }
 
-#[derive(Serialize)]
-struct Connection<'a> {
-    transport: &'a str,
-    ip: String,
-    shell_port: u16,
-    iopub_port: u16,
-    stdin_port: u16,
-    control_port: u16,
-    hb_port: u16,
-    key: &'a str,
-    signature_scheme: &'a str,
-    kernel_name: &'a str,
+struct Channels {
+    codec: Codec,
+    shell: DealerSocket,
+    shell_events: futures::channel::mpsc::Receiver<SocketEvent>,
+    control: DealerSocket,
+    broadcasts: Broadcasts,
+    /// Why a channel is closed, and how long the process may live on without it.
+    closed: Option<(String, Instant)>,
 }
 
 impl Kernel {
@@ -134,121 +111,62 @@ impl Kernel {
     /// # Errors
     /// Says why it does not, with what it wrote on its error stream.
     pub async fn start(
-        spec: KernelSpec,
+        spec: &KernelSpec,
+        launch: Launch,
+        folder: &Path,
+        limit: Duration,
+    ) -> Result<Self, KernelError> {
+        let mut failed: Option<String> = None;
+        for (launch, transport) in attempts(spec, launch) {
+            match Self::start_once(spec, launch, transport, folder, limit).await {
+                Ok(mut kernel) => {
+                    kernel.warning = failed.map(|why| {
+                        format!("the kernel runs at a second try, the first one failed: {why}")
+                    });
+                    return Ok(kernel);
+                }
+                Err(error @ KernelError::Died { .. }) => failed = Some(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(KernelError::Start(failed.unwrap_or_default()))
+    }
+
+    async fn start_once(
+        spec: &KernelSpec,
+        launch: Launch,
+        transport: Transport,
         folder: &Path,
         limit: Duration,
     ) -> Result<Self, KernelError> {
         let codec = Codec::new();
-        // Socket paths have at most 107 bytes, so the folder is a short one of our own; only its
-        // owner may enter, for Unix sockets have no other protection.
-        sweep();
-        let runtime = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .tempdir_in(RUNTIME)
-            .map_err(KernelError::Folder)?;
-        let stem = runtime.path().join("k").to_string_lossy().into_owned();
-        let connection = Connection {
-            transport: "ipc",
-            ip: stem.clone(),
-            shell_port: 1,
-            iopub_port: 2,
-            stdin_port: 3,
-            control_port: 4,
-            hb_port: 5,
-            key: codec.key(),
-            signature_scheme: "hmac-sha256",
-            kernel_name: &spec.name,
+        let runtime =
+            ConnectionFolder::make(&codec, &spec.name, transport).map_err(KernelError::Folder)?;
+        let line = command_line(spec, launch, &runtime.file())
+            .ok_or_else(|| KernelError::NotStock(spec.name.clone()))?;
+        if line.slim {
+            runtime.add(BOOTSTRAP_NAME, BOOTSTRAP).map_err(KernelError::Folder)?;
+        }
+        let mut process = Process::spawn(spec, &line.argv, folder)?;
+        let connected = timeout(limit, Channels::connect(codec, &runtime, &mut process)).await;
+        let error = match connected {
+            Ok(Ok((channels, language_info))) => {
+                return Ok(Self {
+                    channels,
+                    interrupt_by_message: spec.file.interrupt_mode.as_deref() == Some("message"),
+                    shell_shutdown: spec.is_ipykernel(),
+                    process,
+                    drops_output: !line.slim,
+                    language_info,
+                    warning: None,
+                    _folder: runtime,
+                });
+            }
+            Ok(Err(error)) => error,
+            Err(_) => KernelError::StartTimeout(limit.as_secs()),
         };
-        let file = runtime.path().join(CONNECTION);
-        let text = serde_json::to_string(&connection).expect("plain data has a JSON form");
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let lock = options
-            .open(&file)
-            .and_then(|mut file| {
-                std::io::Write::write_all(&mut file, text.as_bytes())?;
-                rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-                Ok(file)
-            })
-            .map_err(KernelError::Folder)?;
-        let (process, stderr) = spawn(&spec, &file, folder)?;
-        let group = process
-            .id()
-            .and_then(|id| Pid::from_raw(id.cast_signed()))
-            .ok_or_else(|| KernelError::Socket("the process has no id".into()))?;
-        let mut kernel = Self {
-            codec,
-            spec,
-            process,
-            group,
-            shell: DealerSocket::new(),
-            control: DealerSocket::new(),
-            broadcast: SubSocket::new(),
-            stderr,
-            exit: None,
-            _lock: lock,
-            _folder: runtime,
-        };
-        let deadline = Instant::now() + limit;
-        let ready = timeout_at(deadline, kernel.connect(&stem)).await;
-        match ready {
-            Ok(Ok(())) => Ok(kernel),
-            Ok(Err(error)) => {
-                kernel.kill().await;
-                Err(error)
-            }
-            Err(_) => {
-                kernel.kill().await;
-                Err(KernelError::StartTimeout(limit.as_secs()))
-            }
-        }
-    }
-
-    async fn connect(&mut self, stem: &str) -> Result<(), KernelError> {
-        for port in [1, 2, 4] {
-            self.wait_for_socket(&format!("{stem}-{port}")).await?;
-        }
-        let broken = |error: zeromq::ZmqError| KernelError::Socket(error.to_string());
-        self.shell.connect(&format!("ipc://{stem}-1")).await.map_err(broken)?;
-        self.broadcast.connect(&format!("ipc://{stem}-2")).await.map_err(broken)?;
-        self.control.connect(&format!("ipc://{stem}-4")).await.map_err(broken)?;
-        self.broadcast.subscribe("").await.map_err(broken)?;
-        // Ready is: the reply is there, and the broadcast channel is seen to work. Kernels without
-        // a welcome message are asked again until they broadcast for us.
-        let (mut replied, mut heard) = (false, false);
-        while !(replied && heard) {
-            let (_, request) = self.codec.request("kernel_info_request", &serde_json::json!({}));
-            self.shell.send(request).await.map_err(broken)?;
-            let pause = Instant::now() + Duration::from_millis(200);
-            while !(replied && heard) {
-                match timeout_at(pause, self.event()).await {
-                    Err(_) => break,
-                    Ok(Ok(Event::Shell(message))) => {
-                        replied |= message.kind == "kernel_info_reply";
-                    }
-                    Ok(Ok(Event::Broadcast(_))) => heard = true,
-                    Ok(Ok(Event::Died(how))) => return Err(self.died(how).await),
-                    Ok(Err(error)) => return Err(error),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until a socket takes connections, without the library's growing pauses.
-    async fn wait_for_socket(&mut self, path: &str) -> Result<(), KernelError> {
-        loop {
-            if tokio::net::UnixStream::connect(path).await.is_ok() {
-                return Ok(());
-            }
-            tokio::select! {
-                status = self.process.wait() => {
-                    let how = status.map_or_else(|error| error.to_string(), in_words);
-                    return Err(self.died(how).await);
-                }
-                () = sleep(Duration::from_millis(1)) => {}
-            }
-        }
+        process.kill().await;
+        Err(error)
     }
 
     /// Sends a request on the shell channel; returns its id.
@@ -260,9 +178,7 @@ impl Kernel {
         kind: &str,
         content: &impl Serialize,
     ) -> Result<String, KernelError> {
-        let (id, message) = self.codec.request(kind, content);
-        self.shell.send(message).await.map_err(|error| KernelError::Socket(error.to_string()))?;
-        Ok(id)
+        self.channels.send(kind, content).await
     }
 
     /// The next event. What the kernel broadcast before it died comes before its death.
@@ -270,147 +186,163 @@ impl Kernel {
     /// # Errors
     /// A broken socket or message.
     pub async fn event(&mut self) -> Result<Event, KernelError> {
-        let broken = |error: zeromq::ZmqError| KernelError::Socket(error.to_string());
         loop {
-            if let Some(status) = self.exit {
-                let rest = tokio::time::timeout(Duration::from_millis(100), self.broadcast.recv());
-                return match rest.await {
-                    Ok(Ok(message)) => Ok(Event::Broadcast(self.codec.decode(&message)?)),
-                    _ => Ok(Event::Died(in_words(status))),
-                };
-            }
-            tokio::select! {
-                biased;
-                message = self.broadcast.recv() => {
-                    return Ok(Event::Broadcast(self.codec.decode(&message.map_err(broken)?)?));
-                }
-                message = self.shell.recv() => {
-                    return Ok(Event::Shell(self.codec.decode(&message.map_err(broken)?)?));
-                }
-                status = self.process.wait() => {
-                    let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
-                    self.exit = Some(status);
-                }
+            match self.channels.event(&mut self.process).await? {
+                Event::MayBeMissing if !self.drops_output => {}
+                event => return Ok(event),
             }
         }
     }
 
     /// Interrupts what the kernel does.
     pub async fn interrupt(&mut self) {
-        if self.spec.file.interrupt_mode.as_deref() == Some("message") {
-            let (_, message) = self.codec.request("interrupt_request", &serde_json::json!({}));
-            let _ = self.control.send(message).await;
+        if self.interrupt_by_message {
+            self.channels.control("interrupt_request", &json!({})).await;
         } else {
-            let _ = rustix::process::kill_process_group(self.group, Signal::INT);
+            self.process.interrupt();
         }
     }
 
     /// The error of a kernel that died, with what it wrote last.
-    pub async fn died(&mut self, how: String) -> KernelError {
-        let rest = tokio::time::timeout(Duration::from_millis(500), &mut self.stderr).await;
-        let bytes = rest.ok().and_then(Result::ok).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let last: Vec<&str> = text.lines().rev().take(12).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        let stderr = if last.is_empty() { String::new() } else { format!("\n{}", last.join("\n")) };
-        KernelError::Died { how, stderr }
+    pub async fn obituary(&mut self) -> KernelError {
+        self.process.obituary().await
     }
 
     /// Asks the kernel to leave, then makes it. Returns once it and its process group are gone.
     pub async fn shut_down(mut self) {
-        if self.exit.is_none() {
-            let content = serde_json::json!({ "restart": false });
-            let (_, message) = self.codec.request("shutdown_request", &content);
+        if !self.process.has_ended() {
+            let content = json!({ "restart": false });
             // On the control channel ipykernel 7 can deadlock; other kernels ignore the shell's.
-            let sent = if self.spec.is_ipykernel() {
-                self.shell.send(message).await
+            if self.shell_shutdown {
+                let _ = self.channels.send("shutdown_request", &content).await;
             } else {
-                self.control.send(message).await
-            };
-            if sent.is_ok() {
-                let deadline = Instant::now() + SHUTDOWN;
-                let left = async {
-                    loop {
-                        tokio::select! {
-                            _ = self.broadcast.recv() => {}
-                            _ = self.process.wait() => break,
-                        }
-                    }
-                };
-                let _ = timeout_at(deadline, left).await;
+                self.channels.control("shutdown_request", &content).await;
             }
+            let _ = timeout(SHUTDOWN, self.process.wait()).await;
         }
-        self.kill().await;
+        self.process.kill().await;
     }
 
     /// Ends the kernel's process group at once.
     pub async fn kill(&mut self) {
-        let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
-        let _ = self.process.wait().await;
+        self.process.kill().await;
     }
 }
 
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
-    }
-}
-
-fn spawn(
-    spec: &KernelSpec,
-    file: &Path,
-    folder: &Path,
-) -> Result<(tokio::process::Child, tokio::task::JoinHandle<Vec<u8>>), KernelError> {
-    let argv = spec.command(file);
-    let mut command = tokio::process::Command::new(&argv[0]);
-    command
-        .args(&argv[1..])
-        .current_dir(folder)
-        .envs(&spec.file.env)
-        .env("JPY_PARENT_PID", std::process::id().to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    if spec.is_ipykernel() {
-        command.arg("--HistoryManager.hist_file=:memory:");
-    }
-    // SAFETY: between fork and exec only one system call is made, which is async-signal-safe.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            Ok(())
-        });
-    }
-    let mut process = command.spawn().map_err(|source| KernelError::Spawn {
-        name: spec.name.clone(),
-        program: argv[0].clone(),
-        source,
-    })?;
-    let mut stream = process.stderr.take();
-    let stderr = tokio::spawn(async move {
-        let mut kept = Vec::new();
-        let mut buffer = [0; 4096];
-        while let Some(stream) = &mut stream {
-            match stream.read(&mut buffer).await {
-                Ok(count) if count > 0 => kept.extend_from_slice(&buffer[..count]),
-                _ => break,
-            }
-            let surplus = kept.len().saturating_sub(STDERR_KEPT);
-            kept.drain(..surplus);
+impl Channels {
+    /// Connects to a kernel that is starting, and waits until it answers and is heard.
+    async fn connect(
+        codec: Codec,
+        folder: &ConnectionFolder,
+        process: &mut Process,
+    ) -> Result<(Self, Option<Raw>), KernelError> {
+        for channel in [Channel::Shell, Channel::Broadcast, Channel::Control] {
+            wait_for(&folder.address(channel), process).await?;
         }
-        kept
-    });
-    Ok((process, stderr))
+        let broken = |error: zeromq::ZmqError| KernelError::Socket(error.to_string());
+        let endpoint = |channel| folder.address(channel).endpoint();
+        let (mut shell, mut control) = (DealerSocket::new(), DealerSocket::new());
+        shell.connect(&endpoint(Channel::Shell)).await.map_err(broken)?;
+        control.connect(&endpoint(Channel::Control)).await.map_err(broken)?;
+        let broadcasts = Broadcasts::connect(endpoint(Channel::Broadcast)).await;
+        let broadcasts = broadcasts.map_err(KernelError::Socket)?;
+        let shell_events = shell.monitor();
+        let mut channels = Self { codec, shell, shell_events, control, broadcasts, closed: None };
+        // Ready is: the reply is there, and the broadcast channel is seen to work. Kernels without
+        // a welcome message are asked again until they broadcast for us.
+        let (mut reply, mut heard) = (None, false);
+        while reply.is_none() || !heard {
+            channels.send("kernel_info_request", &json!({})).await?;
+            let pause = Instant::now() + Duration::from_millis(200);
+            while reply.is_none() || !heard {
+                match timeout_at(pause, channels.event(process)).await {
+                    Err(_) => break,
+                    Ok(Ok(Event::Shell(message))) if message.kind == "kernel_info_reply" => {
+                        reply = Some(message.content);
+                    }
+                    Ok(Ok(Event::Shell(_) | Event::MayBeMissing)) => {}
+                    Ok(Ok(Event::Broadcast(_))) => heard = true,
+                    Ok(Ok(Event::Died)) => return Err(process.obituary().await),
+                    Ok(Err(error)) => return Err(error),
+                }
+            }
+        }
+        let language_info = reply.and_then(|content| content.get("language_info").cloned());
+        Ok((channels, language_info))
+    }
+
+    async fn send(&mut self, kind: &str, content: &impl Serialize) -> Result<String, KernelError> {
+        let (id, message) = self.codec.request(kind, content);
+        self.shell.send(message).await.map_err(|error| KernelError::Socket(error.to_string()))?;
+        Ok(id)
+    }
+
+    async fn control(&mut self, kind: &str, content: &impl Serialize) {
+        let (_, message) = self.codec.request(kind, content);
+        let _ = self.control.send(message).await;
+    }
+
+    async fn event(&mut self, process: &mut Process) -> Result<Event, KernelError> {
+        loop {
+            if process.has_ended() {
+                // The channel is read to its end: the last words are in it.
+                return match timeout(LAST_WORDS, self.broadcasts.next()).await {
+                    Ok(Item::Message(message)) => {
+                        Ok(Event::Broadcast(self.codec.decode(&message)?))
+                    }
+                    Ok(Item::MayBeMissing) => Ok(Event::MayBeMissing),
+                    Ok(Item::Closed(_)) | Err(_) => Ok(Event::Died),
+                };
+            }
+            // Sockets of a process that ends are closed a moment before it is gone.
+            if let Some((why, deadline)) = &self.closed {
+                if timeout_at(*deadline, process.wait()).await.is_err() {
+                    return Err(KernelError::Socket(why.clone()));
+                }
+                continue;
+            }
+            let closed = tokio::select! {
+                biased;
+                item = self.broadcasts.next() => match item {
+                    Item::Message(message) => {
+                        return Ok(Event::Broadcast(self.codec.decode(&message)?));
+                    }
+                    Item::MayBeMissing => return Ok(Event::MayBeMissing),
+                    Item::Closed(why) => why,
+                },
+                message = self.shell.recv() => match message {
+                    Ok(message) => return Ok(Event::Shell(self.codec.decode(&message)?)),
+                    Err(error) => format!("its shell channel broke: {error}"),
+                },
+                event = self.shell_events.next() => match event {
+                    Some(SocketEvent::Disconnected(_)) | None => "it closed its shell channel".into(),
+                    Some(_) => continue,
+                },
+                () = process.wait() => continue,
+            };
+            self.closed = Some((closed, Instant::now() + SHUTDOWN));
+        }
+    }
 }
 
-/// How a process ended, in words.
-fn in_words(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(9), _) => "killed by signal 9 (perhaps out of memory)".into(),
-        (Some(signal), _) => format!("killed by signal {signal}"),
-        (None, Some(code)) => format!("it exited with code {code}"),
-        (None, None) => "it ended".into(),
+/// Waits until a channel takes connections, without the library's growing pauses.
+async fn wait_for(address: &Address, process: &mut Process) -> Result<(), KernelError> {
+    while !address.answers().await {
+        if timeout(Duration::from_millis(1), process.wait()).await.is_ok() {
+            return Err(process.obituary().await);
+        }
+    }
+    Ok(())
+}
+
+/// How to start a kernel, and how if it dies so. What is written in Python stands on ipykernel's own
+/// machinery, which takes Unix sockets; of others many know TCP only, or never say that they do not.
+fn attempts(spec: &KernelSpec, launch: Launch) -> Vec<(Launch, Transport)> {
+    let stock = is_stock(spec) && launch != Launch::Exact;
+    let again = if launch == Launch::Auto { Launch::Exact } else { launch };
+    match (spec.is_python(), stock) {
+        (true, true) => vec![(launch, Transport::Ipc), (again, Transport::Tcp)],
+        (true, false) => vec![(launch, Transport::Ipc), (launch, Transport::Tcp)],
+        (false, _) => vec![(launch, Transport::Tcp), (launch, Transport::Tcp)],
     }
 }

@@ -79,12 +79,16 @@ pub fn installed() -> Vec<KernelSpec> {
     specs
 }
 
-/// Chooses a kernel by name.
+/// Chooses a kernel by name. The language only helps to say what else would do.
 ///
 /// # Errors
 /// Lists what is installed and how to install more.
-pub fn choose(name: Option<&str>) -> Result<KernelSpec, NoKernel> {
+pub fn choose(name: Option<&str>, language: Option<&str>) -> Result<KernelSpec, NoKernel> {
     let specs = installed();
+    let speaks = |spec: &&KernelSpec| {
+        language.is_some_and(|language| spec.file.language.eq_ignore_ascii_case(language))
+    };
+    let same = specs.iter().find(speaks).filter(|_| name.is_some());
     let found = if specs.is_empty() {
         "no kernel is installed; for Python: `pip install ipykernel`".to_owned()
     } else {
@@ -92,7 +96,11 @@ pub fn choose(name: Option<&str>) -> Result<KernelSpec, NoKernel> {
             .iter()
             .map(|spec| format!("{} ({})", spec.name, spec.file.display_name))
             .collect();
-        format!("installed: {}; choose one with `kernel:` or -k", names.join(", "))
+        let hint = same.map_or_else(
+            || "choose one with `kernel:` or -k".to_owned(),
+            |same| format!("{0} has the same language: `kernel: {0}` or -k {0}", same.name),
+        );
+        format!("installed: {}; {hint}", names.join(", "))
     };
     let Some(name) = name else { return Err(NoKernel::Unnamed(found)) };
     let lower = name.to_lowercase();
@@ -152,10 +160,8 @@ impl KernelSpec {
             })
             .collect();
         let program = &argv[0];
-        let generic = program
-            .strip_prefix("python")
-            .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'));
-        if generic
+        if !program.contains('/')
+            && is_interpreter(program)
             && let Some(prefix) = self.folder.ancestors().nth(4)
             && let Some(python) = [program.as_str(), "python3", "python"]
                 .iter()
@@ -167,8 +173,78 @@ impl KernelSpec {
         argv
     }
 
+    /// The environment variables of the kernelspec. `$NAME` and `${NAME}` in them are ours, and stay
+    /// as they stand where there is no such variable, as in `jupyter_client`.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let expand = |value: &String| expand(value, |name| std::env::var(name).ok());
+        self.file.env.iter().map(|(name, value)| (name.clone(), expand(value))).collect()
+    }
+
+    /// Whether its program is a Python interpreter.
+    pub fn is_python(&self) -> bool {
+        self.file.argv.first().is_some_and(|program| is_interpreter(program))
+    }
+
     /// Whether it is ipykernel, whose shutdown has a race on the control channel.
     pub fn is_ipykernel(&self) -> bool {
         self.file.argv.iter().any(|word| word.contains("ipykernel"))
+    }
+}
+
+/// Whether a program is called `python`, `python3`, `python3.11` or so, wherever it lies.
+pub fn is_interpreter(program: &str) -> bool {
+    let name = Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let version = name.strip_prefix("python");
+    version.is_some_and(|version| version.chars().all(|c| c.is_ascii_digit() || c == '.'))
+}
+
+/// Python's `string.Template.safe_substitute`.
+fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let inner = rest[1..].strip_prefix('{').unwrap_or(&rest[1..]);
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let length = inner.find(|c: char| !word(c)).unwrap_or(inner.len());
+        let (name, behind) = inner.split_at(length);
+        let braced = rest.starts_with("${");
+        let end = 1 + usize::from(braced) * 2 + length;
+        let sound = !name.starts_with(|c: char| c.is_ascii_digit())
+            && !name.is_empty()
+            && (!braced || behind.starts_with('}'));
+        match value(name).filter(|_| sound) {
+            Some(value) => {
+                out.push_str(&value);
+                rest = &rest[end..];
+            }
+            None if rest.starts_with("$$") => {
+                out.push('$');
+                rest = &rest[2..];
+            }
+            None => {
+                out.push('$');
+                rest = &rest[1..];
+            }
+        }
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_a_kernelspec_are_expanded_as_python_does() {
+        let value = |name: &str| (name == "HOME").then(|| "/h".to_owned());
+        for (text, expected) in [
+            ("${HOME}/x:$HOME", "/h/x:/h"),
+            ("$$HOME $OTHER ${HOME ${} $", "$HOME $OTHER ${HOME ${} $"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(expand(text, value), expected);
+        }
     }
 }

@@ -4,17 +4,29 @@
 //! message does to a cell, how a cell ended) are pure; what waits and writes is beside them. It
 //! must not know pipelines, runs or ledgers.
 
+mod broadcast;
 mod cell;
+mod connection;
 mod execute;
-mod ignored;
 mod kernel;
 mod kernelspec;
+mod launch;
+mod location;
+mod outputs;
+mod process;
+mod record;
+mod remote;
 mod report;
 mod save;
+mod signals;
+mod widgets;
 mod wire;
 
 pub use execute::{Ending, Options, Progress, execute};
-pub use ignored::is_ignored;
 pub use kernelspec::{KernelSpec, installed};
+pub use launch::Launch;
+pub use location::Location;
+pub use record::{Saving, new_id};
 pub use report::{EndingPhase, Outputs, collect, finite_numbers};
 pub use save::write_whole;
+pub use signals::is_ignored;

@@ -26,6 +26,8 @@ pub struct Message {
     pub date: Option<String>,
     /// The content.
     pub content: Object,
+    /// Binary parts behind it.
+    pub buffers: Vec<Bytes>,
 }
 
 #[derive(Deserialize)]
@@ -106,10 +108,11 @@ impl Codec {
         let frames: Vec<&Bytes> = message.iter().collect();
         let start =
             frames.iter().position(|frame| frame.as_ref() == DELIMITER).ok_or(WireError::Frames)?;
-        let [signature, header, parent, metadata, content, ..] = frames[start + 1..] else {
+        let [signature, header, parent, metadata, content, buffers @ ..] = &frames[start + 1..]
+        else {
             return Err(WireError::Frames);
         };
-        let parts = [header, parent, metadata, content];
+        let parts = [*header, *parent, *metadata, *content];
         if signature.as_ref()
             != self.signature(parts.iter().map(std::convert::AsRef::as_ref)).as_bytes()
         {
@@ -121,7 +124,9 @@ impl Codec {
         let text = String::from_utf8_lossy(content);
         let content = serde_json::from_str(&text)
             .or_else(|_| serde_json::from_str(&mark_non_finite(&text)))?;
-        Ok(Message { kind: header.msg_type, parent: parent.msg_id, date: header.date, content })
+        let buffers = buffers.iter().map(|&buffer| buffer.clone()).collect();
+        let Header { msg_type: kind, date } = header;
+        Ok(Message { kind, parent: parent.msg_id, date, content, buffers })
     }
 
     fn signature<'a>(&self, parts: impl Iterator<Item = &'a [u8]>) -> String {

@@ -38,7 +38,8 @@ pub fn declared(notebook: &Notebook) -> Option<Vec<Declared>> {
                     group.push(trimmed);
                 }
             }
-            _ => {}
+            // Papermill cannot read such a line, and ends what stood before it.
+            _ => groups.push(Vec::new()),
         }
     }
     Some(groups.iter().filter_map(|group| parse(&flatten(group))).collect())
@@ -54,7 +55,7 @@ pub fn declared_names(notebook: &Notebook) -> Option<Vec<String>> {
 
 /// Joins the lines of one assignment; comments count on its last line only.
 fn flatten(group: &[&str]) -> String {
-    let last = group.len() - 1;
+    let last = group.len().saturating_sub(1);
     let mut out = String::new();
     for (index, line) in group.iter().enumerate() {
         let code = if index == last { line } else { line.split('#').next().unwrap_or_default() };

@@ -5,13 +5,17 @@
 
 mod infer;
 mod inject;
+mod template;
 mod translate;
 mod value;
+mod yaml;
 
 pub use infer::{Declared, declared, declared_names};
 pub use inject::{InjectError, Injected, inject};
+pub use template::{Builtin, TemplateError, escape, fill};
 pub use translate::{Language, TranslateError};
-pub use value::Parameter;
+pub use value::{Key, Parameter};
+pub use yaml::{YamlError, from_yaml};
 
 /// Parameters in the order in which they become assignments.
 pub type Parameters = indexmap::IndexMap<String, Parameter>;

@@ -4,7 +4,7 @@
 //! Owns one table of languages. It must not decide where the code goes.
 
 use super::Parameters;
-use super::value::{Parameter, python_float_text};
+use super::value::{Key, Parameter, python_float_text};
 
 /// A language that parameters can be written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,13 +189,13 @@ impl Language {
         }
     }
 
-    fn map(self, entries: &[(String, Parameter)]) -> Result<String, &'static str> {
+    fn map(self, entries: &[(Key, Parameter)]) -> Result<String, &'static str> {
         if self == Self::Bash {
             return Err("a map");
         }
         let mut parts = Vec::new();
         for (key, value) in entries {
-            parts.push((self.text(key), self.value(value)?));
+            parts.push((self.text(key.code()), self.value(value)?));
         }
         let join = |between: &str, separator: &str| {
             let pairs: Vec<_> = parts.iter().map(|(k, v)| format!("{k}{between}{v}")).collect();
@@ -210,7 +210,7 @@ impl Language {
             Self::Matlab => {
                 let keys: Vec<_> = entries
                     .iter()
-                    .map(|(key, _)| format!("'{}'", unicode_escape(key).replace('\'', "''")))
+                    .map(|(key, _)| format!("'{}'", unicode_escape(key.code()).replace('\'', "''")))
                     .collect();
                 let values: Vec<_> = parts.iter().map(|(_, value)| value.as_str()).collect();
                 format!("containers.Map({{{}}}, {{{}}})", keys.join(", "), values.join(", "))

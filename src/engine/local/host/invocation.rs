@@ -12,6 +12,7 @@ use crate::engine::local::board::Task;
 use crate::engine::local::leftovers::{Places, step_folder};
 use crate::engine::local::values::Scope;
 use crate::engine::local::{processes, secrets};
+use crate::notebook::parameters::escape;
 use crate::plan::StepRecord;
 use crate::spec::{Step, Work};
 
@@ -98,11 +99,16 @@ impl Host<'_> {
         let mut command = vec![
             text(&program),
             "exec".into(),
-            text(&self.copy_of(path)),
-            text(&places.folder.join("notebook.ipynb")),
+            // Braces in a name are no parameter's.
+            escape(&text(&self.copy_of(path))),
+            escape(&text(&places.folder.join("notebook.ipynb"))),
             "--outputs-json".into(),
             text(&places.report),
-            "--log-output".into(),
+            // What cells print is the step's log; `-` is the exec's own standard output.
+            "--stdout-file".into(),
+            "-".into(),
+            "--stderr-file".into(),
+            "-".into(),
             "--no-progress-bar".into(),
             "--cwd".into(),
             text(&self.root.join(step.workdir().as_str())),

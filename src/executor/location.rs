@@ -1,0 +1,97 @@
+//! Where notebooks and parameter files are read and written: files, standard input and output, URLs
+//! of web servers and of object stores.
+//!
+//! Owns what a name means, and whole writes: a reader sees the last whole version or the next. It
+//! must not know notebooks.
+
+#![expect(clippy::disallowed_methods, reason = "reads and writes what the user names")]
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::save::write_whole;
+
+/// A place that can be read, written or both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// `-`: standard input or standard output.
+    Standard,
+    /// A file.
+    File(PathBuf),
+    /// Anything with a scheme that we know.
+    Url(String),
+}
+
+impl Location {
+    /// What a word on the command line names.
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "-" => Self::Standard,
+            word if word.contains("://") => Self::Url(word.to_owned()),
+            path => Self::File(path.into()),
+        }
+    }
+
+    /// The file, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        if let Self::File(path) = self { Some(path) } else { None }
+    }
+
+    /// Whether it is read and written over a network.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Url(_))
+    }
+
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// Says what failed, with the name of the place and without its secrets.
+    pub async fn read(&self) -> Result<Vec<u8>, String> {
+        let content = match self {
+            Self::Standard => {
+                let mut bytes = Vec::new();
+                std::io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
+            }
+            Self::File(path) => std::fs::read(path),
+            Self::Url(url) => return super::remote::read(url).await,
+        };
+        content.map_err(|error| format!("failed to read {self}: {error}"))
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// Says what failed; what stood there stays.
+    pub async fn write(&self, content: Vec<u8>) -> Result<(), String> {
+        let written = match self {
+            Self::Standard => std::io::stdout().lock().write_all(&content),
+            Self::File(path) => write_whole(path, &content),
+            Self::Url(url) => return super::remote::write(url, content).await,
+        };
+        written.map_err(|error| format!("failed to write {self}: {error}"))
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standard => formatter.write_str("-"),
+            Self::File(path) => path.display().fmt(formatter),
+            Self::Url(url) => super::remote::without_secrets(url).fmt(formatter),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_a_file_a_url_or_a_pipe() {
+        assert_eq!(Location::parse("-"), Location::Standard);
+        assert_eq!(Location::parse("./a b.ipynb"), Location::File("./a b.ipynb".into()));
+        assert!(Location::parse("s3://bucket/a.ipynb").is_remote());
+        assert_eq!(Location::parse("https://u:p@h/a?sig=x").to_string(), "https://h/a");
+    }
+}
