@@ -16,9 +16,9 @@ pub struct Global {
     /// The folder of the state, in place of the `.jupyterflow` found upwards from the path
     #[arg(long, global = true, env = "JUPYTERFLOW_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// What executes runs
-    #[arg(long, global = true, env = "JUPYTERFLOW_ENGINE", value_enum)]
-    pub engine: Option<EngineName>,
+    /// What executes runs: `local` (this machine) or `argo` (Argo Workflows on a cluster)
+    #[arg(long, global = true, env = "JUPYTERFLOW_ENGINE", value_name = "ENGINE")]
+    pub engine: Option<String>,
     /// The most points that a sweep may have
     #[arg(long, global = true, value_name = "N", default_value_t = 100)]
     pub max_points: usize,
@@ -31,15 +31,6 @@ pub struct Global {
     /// Say more
     #[arg(short = 'v', long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-}
-
-/// What executes runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum EngineName {
-    /// This machine.
-    Local,
-    /// Argo Workflows on a cluster.
-    Argo,
 }
 
 /// When to use colour.
@@ -59,13 +50,15 @@ impl Global {
     /// # Errors
     /// This version has no such engine.
     pub fn engine(&self) -> Result<&'static str, CliError> {
-        match self.engine {
-            Some(EngineName::Argo) => {
+        match self.engine.as_deref() {
+            Some("argo") => {
                 Err(CliError::usage("this version has no argo engine yet")
                     .hint("use --engine local"))
             }
-            Some(EngineName::Local) => Ok("engine: local (asked for)"),
+            Some("local") => Ok("engine: local (asked for)"),
             None => Ok("engine: local (the default)"),
+            Some(other) => Err(CliError::usage(format!("there is no engine {other:?}"))
+                .hint("there are local and argo")),
         }
     }
 }

@@ -131,7 +131,7 @@ fn run(command: &Command, global: &global::Global) -> Result<Code, CliError> {
         Command::Resume(args) => suspend::run(args, global, false),
         Command::Prune(args) => prune::run(args, global),
         Command::Delete(args) => prune::delete(args, global),
-        Command::Exec(args) => exec::run(args),
+        Command::Exec(args) => exec::run(args, global),
         Command::Notebook(command) => notebook::run(command, global),
         Command::Generate(command) => generate::run(command),
         Command::Config => Err(CliError::usage("`config` is gone")

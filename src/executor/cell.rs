@@ -220,11 +220,12 @@ fn display_id(content: &Object) -> Option<String> {
 /// A message's content as nbformat keeps it (`nbformat.v4.output_from_msg`): these fields only.
 fn to_output(kind: &str, content: &Object) -> Object {
     let keys: &[&str] = match kind {
-        "execute_result" => &["data", "execution_count", "metadata"],
+        "execute_result" => &["metadata", "data", "execution_count"],
         "error" => &["ename", "evalue", "traceback"],
-        _ => &["data", "metadata"],
+        _ => &["metadata", "data"],
     };
     let mut output = Object::default();
+    output.set("output_type", Raw::new(&kind));
     for key in keys {
         let missing = || match *key {
             "data" | "metadata" => Raw::new(&serde_json::json!({})),
@@ -234,7 +235,6 @@ fn to_output(kind: &str, content: &Object) -> Object {
         };
         output.set(key, content.get(key).cloned().unwrap_or_else(missing));
     }
-    output.set("output_type", Raw::new(&kind));
     output
 }
 
@@ -294,7 +294,7 @@ mod tests {
         let (_, outputs) = run(&[("display_data", display), ("update_display_data", update)]);
         assert_eq!(
             outputs,
-            r#"[{"data":{"text/plain": "2"},"metadata":{},"output_type":"display_data"}]"#
+            r#"[{"output_type":"display_data","metadata":{},"data":{"text/plain": "2"}}]"#
         );
     }
 

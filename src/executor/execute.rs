@@ -108,8 +108,10 @@ pub async fn execute(
     let mut record =
         Record::new(options.notebook, options.output, options.saving, options.output_limit);
     let spec = match choose(name.as_deref(), language.as_deref()) {
-        Ok(spec) => spec,
-        Err(error) => return (record.notebook, Ending::Kernel(error.to_string())),
+        Err(error) if name.is_none() => {
+            return (record.notebook, Ending::Kernel(error.to_string()));
+        }
+        chosen => chosen.map_err(|error| Ending::Kernel(error.to_string())),
     };
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
@@ -121,18 +123,22 @@ pub async fn execute(
     if let Err(error) = record.save_first().await {
         return (record.notebook, Ending::Save(error));
     }
-    let start = Kernel::start(&spec, options.launch, &options.folder, options.start_timeout);
+    let start = async {
+        let spec = spec?;
+        let kernel = Kernel::start(&spec, options.launch, &options.folder, options.start_timeout);
+        kernel.await.map_err(|error| Ending::Kernel(error.to_string()))
+    };
     let started = tokio::select! {
-        started = start => started.map_err(|error| Ending::Kernel(error.to_string())),
+        started = start => started,
         number = signals.next() => Err(Ending::Signalled(number)),
     };
     let mut run = Run { record, signals, limit: options.cell_timeout, progress: &mut progress };
-    let (ending, clean) = match started {
-        Err(ending) => (ending, false),
+    let (ending, stopped) = match started {
+        Err(ending) => (ending, true),
         Ok(kernel) => run.to_the_end(kernel).await,
     };
     let mut record = run.record;
-    record.finish(clean || !matches!(ending, Ending::Succeeded));
+    record.finish(stopped);
     progress(Progress::Ended);
     match record.save().await {
         Ok(()) => (record.notebook, ending),
@@ -150,8 +156,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs all cells and ends the kernel. Also returns whether the notebook ended itself well
-    /// before its last cell.
+    /// Runs all cells and ends the kernel. Also returns whether something stopped it before its
+    /// last cell, be it a clean exit.
     async fn to_the_end(&mut self, mut kernel: Kernel) -> (Ending, bool) {
         (self.progress)(Progress::Started(self.record.notebook.cells.len()));
         if let Some(warning) = kernel.warning.take() {
@@ -161,7 +167,7 @@ impl Run<'_> {
             Ok(reply) => reply,
             Err(ending) => {
                 kernel.kill().await;
-                return (ending, false);
+                return (ending, true);
             }
         };
         self.record.describe(kernel.language_info.as_ref());
@@ -170,7 +176,7 @@ impl Run<'_> {
         match self.record.failed_cell(reply) {
             Some((at, error)) => {
                 let count = self.record.add_banners(at);
-                (Ending::CellFailed { count, cell: at + 1, error }, false)
+                (Ending::CellFailed { count, cell: at + 1, error }, stopped)
             }
             None => (Ending::Succeeded, stopped),
         }

@@ -5,22 +5,22 @@
 //! must not know pipelines, runs or ledgers.
 
 mod broadcast;
-mod cell;
+pub mod cell;
 mod connection;
 mod execute;
 mod kernel;
 mod kernelspec;
 mod launch;
 mod location;
-mod outputs;
+pub mod outputs;
 mod process;
 mod record;
 mod remote;
 mod report;
 mod save;
 mod signals;
-mod widgets;
-mod wire;
+pub mod widgets;
+pub mod wire;
 
 pub use execute::{Ending, Options, Progress, execute};
 pub use kernelspec::{KernelSpec, installed};

@@ -164,7 +164,7 @@ impl Outputs {
     fn write(&self, text_of: impl Fn(&str) -> Raw) -> Raw {
         let stream = |name: &str, text: &str| {
             let text = text_of(text);
-            Raw::new(&json!({ "name": name, "output_type": "stream", "text": text }))
+            Raw::new(&json!({ "output_type": "stream", "name": name, "text": text }))
         };
         let mut list: Vec<Raw> = self
             .list

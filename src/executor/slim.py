@@ -38,15 +38,27 @@ def bind_without_limit(self, socket, port):
 
 
 kernelapp.IPKernelApp._bind_socket = bind_without_limit
-app = kernelapp.IPKernelApp.instance()
-app.initialize()
-if sys.modules.get("debugpy", 0) is None:
-    del sys.modules["debugpy"]
-gc.enable()
-gc.freeze()
+start = kernelapp.IPKernelApp.start
+
+
+def start_as_usual(self):
+    # Everything is loaded: from here on the interpreter is as any kernel's.
+    if sys.modules.get("debugpy", 0) is None:
+        del sys.modules["debugpy"]
+    gc.enable()
+    gc.freeze()
+    start(self)
+
+
+kernelapp.IPKernelApp.start = start_as_usual
+
+
 try:
-    app.start()
+    # By `exec`, so that below a cell there are as many frames as there are usually: how deep a
+    # recursion goes before Python ends it is part of its traceback.
+    exec("kernelapp.launch_new_instance()")
 finally:
+    app = kernelapp.IPKernelApp.instance()
     # What the interpreter does at its end as far as anybody can see it: threads are waited for, exit
     # functions run, objects of the notebook go, files are flushed. Then the C library's own end.
     try:

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use zeromq::ZmqMessage;
 
-use crate::notebook::json::{Object, Raw, mark_non_finite};
+use crate::notebook::json::{Object, Raw, mark_non_finite, without_marks};
 
 const DELIMITER: &[u8] = b"<IDS|MSG>";
 
@@ -122,6 +122,7 @@ impl Codec {
         let parent: Parent = serde_json::from_slice(parent).unwrap_or_default();
         // A lone surrogate travels as invalid UTF-8: it is shown, not a reason to fail.
         let text = String::from_utf8_lossy(content);
+        let text = without_marks(&text);
         let content = serde_json::from_str(&text)
             .or_else(|_| serde_json::from_str(&mark_non_finite(&text)))?;
         let buffers = buffers.iter().map(|&buffer| buffer.clone()).collect();
@@ -129,7 +130,8 @@ impl Codec {
         Ok(Message { kind, parent: parent.msg_id, date, content, buffers })
     }
 
-    fn signature<'a>(&self, parts: impl Iterator<Item = &'a [u8]>) -> String {
+    /// The signature of header, parent header, metadata and content.
+    pub fn signature<'a>(&self, parts: impl Iterator<Item = &'a [u8]>) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.key.as_bytes())
             .expect("a key of any length is taken");
         parts.for_each(|part| mac.update(part));

@@ -261,6 +261,16 @@ fn escape_lone_surrogates(literal: &str) -> String {
     out
 }
 
+/// Spells strings that begin with our own mark otherwise, so that they stay strings.
+pub fn without_marks(text: &str) -> Cow<'_, str> {
+    if !text.contains(MARK) {
+        return Cow::Borrowed(text);
+    }
+    let (start, rest) = MARK.split_at(MARK.len() - 1);
+    let last = rest.chars().next().unwrap_or_default();
+    Cow::Owned(text.replace(MARK, &format!("{start}\\u{:04x}", u32::from(last))))
+}
+
 /// Replaces bare `NaN`, `Infinity` and `-Infinity` by marked strings. Text without any is
 /// borrowed: the usual case costs nothing.
 pub fn mark_non_finite(text: &str) -> Cow<'_, str> {
@@ -350,10 +360,8 @@ pub fn write_pretty(json: &str, level: usize, out: &mut String) {
             b'"' => {
                 let end = at + string_end(&json[at..]);
                 let literal = &json[at..end];
-                match literal.strip_prefix(MARK) {
-                    Some(number) => out.push_str(number.trim_end_matches('"')),
-                    None => out.push_str(literal),
-                }
+                let marked = literal.strip_prefix(MARK).and_then(|word| word.strip_suffix('"'));
+                out.push_str(marked.filter(|word| NON_FINITE.contains(word)).unwrap_or(literal));
                 at = end;
             }
             _ => {

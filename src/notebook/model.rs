@@ -82,9 +82,10 @@ impl Notebook {
         if text.trim().is_empty() {
             return Err(ReadError::Empty);
         }
-        let parsed: Parsed = match serde_json::from_str(text) {
+        let text = json::without_marks(text);
+        let parsed: Parsed = match serde_json::from_str(&text) {
             Ok(parsed) => parsed,
-            Err(_) => serde_json::from_str(&json::mark_non_finite(text)).map_err(|error| {
+            Err(_) => serde_json::from_str(&json::mark_non_finite(&text)).map_err(|error| {
                 if error.is_data() {
                     return ReadError::Shape(error.to_string());
                 }

@@ -45,9 +45,6 @@ pub struct Args {
     /// Show the parameters that the notebook declares, and run nothing
     #[arg(long)]
     pub help_notebook: bool,
-    /// `nbclient`, which is what happens in any case: papermill's other engines are Python plug-ins
-    #[arg(long, value_name = "NAME")]
-    pub engine: Option<String>,
     /// Write the notebook also while it runs (the default)
     #[arg(long, action = SetTrue, overrides_with = "no_request_save_on_cell_execute")]
     pub request_save_on_cell_execute: bool,

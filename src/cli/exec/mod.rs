@@ -14,13 +14,23 @@ pub use self::args::Args;
 use self::args::Talk;
 use self::view::View;
 use super::error::{CliError, Code};
+use super::global::Global;
 use super::print;
 use crate::executor::{self, Ending, EndingPhase, Location, Options, Outputs, Saving};
 use crate::notebook::Notebook;
 use crate::notebook::parameters::{Builtin, Parameters, fill};
 
+/// What `--engine` may be here: papermill's name of what happens in any case, and those of runs.
+const ENGINES: [&str; 3] = ["nbclient", "local", "argo"];
+
 /// Runs the command.
-pub fn run(args: &Args) -> Result<Code, CliError> {
+pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
+    if let Some(engine) = global.engine.as_deref().filter(|name| !ENGINES.contains(name)) {
+        return Err(CliError::usage(format!(
+            "there is no engine {engine:?}: papermill's engines are Python plug-ins"
+        ))
+        .hint("run `papermill --engine …` for those, or leave --engine out"));
+    }
     block_on(execute(args))
 }
 
@@ -41,12 +51,6 @@ fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, Cli
 async fn execute(args: &Args) -> Result<Code, CliError> {
     if args.help_notebook {
         return help_notebook(args).await;
-    }
-    if let Some(engine) = args.engine.as_deref().filter(|name| *name != "nbclient") {
-        return Err(CliError::usage(format!(
-            "there is no engine {engine:?}: papermill's engines are Python plug-ins"
-        ))
-        .hint("run `papermill --engine …` for those, or leave --engine out"));
     }
     if args.prepare_only {
         let task = Task::new(args).await?;
