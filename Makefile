@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 
 # All that the tests need is installed here, or said to be missing.
 test: $(VENV)/.test
-	tests/install
+	tests/install $(VENV)
 	cargo test --quiet --no-fail-fast
 
 # What CI checks besides.
@@ -28,7 +28,7 @@ check:
 
 # SIGKILL at every write and at 200 random times; some minutes.
 kill: $(VENV)/.test
-	tests/install
+	tests/install $(VENV)
 	KILL_ROUNDS=200 KILL_WRITES=all cargo test --test kill -- --nocapture
 
 # Side by side with what a user would pick instead; some minutes.
@@ -49,6 +49,7 @@ $(VENV)/.demo: examples/requirements.txt | $(VENV)/bin/pip
 $(VENV)/.test: tests/requirements.txt $(VENV)/.demo
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	$(VENV)/bin/python -m bash_kernel.install --sys-prefix
+	tests/kernels $(VENV)
 	touch $@
 
 $(VENV)/.bench: benches/requirements.txt $(VENV)/.test

@@ -26,7 +26,7 @@ const STALL: Duration = Duration::from_millis(80);
 const LULL: Duration = Duration::from_millis(10);
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// So many bytes may wait for the executor; then the thread reads no further, and memory is bounded.
-const WAITING: usize = 64 << 20;
+const WAITING: usize = 4 << 20;
 
 /// What the thread sends.
 #[derive(Debug)]

@@ -104,10 +104,11 @@ pub fn choose(name: Option<&str>, language: Option<&str>) -> Result<KernelSpec, 
     };
     let Some(name) = name else { return Err(NoKernel::Unnamed(found)) };
     let lower = name.to_lowercase();
-    specs
-        .into_iter()
-        .find(|spec| spec.name == lower)
-        .ok_or(NoKernel::Unknown { name: name.to_owned(), found })
+    // Notebooks of long ago say `python`, which `jupyter_client` takes for its own `python3`.
+    let also = if lower == "python" { "python3" } else { &lower };
+    let at = specs.iter().position(|spec| spec.name == lower);
+    let at = at.or_else(|| specs.iter().position(|spec| spec.name == also));
+    at.map(|at| specs[at].clone()).ok_or(NoKernel::Unknown { name: name.to_owned(), found })
 }
 
 /// The folders that may hold `kernels/`, most telling first.

@@ -73,10 +73,19 @@ impl Outputs {
         outputs
     }
 
-    /// Adds text to a stream. Beyond `cap` bytes it is only counted.
+    /// Adds text to a stream. What is beyond `cap` bytes of all outputs is only counted.
     pub fn stream(&mut self, name: String, text: &str, cap: usize) {
-        if !self.has_room(text.len(), cap) {
-            return;
+        self.clear_if_due();
+        // Of text the part that fits is kept, up to a whole line where it has one.
+        let room = if self.cut.is_none() { cap.saturating_sub(self.bytes) } else { 0 };
+        let kept = if text.len() <= room { text.len() } else { end(text, room) };
+        let (text, rest) = text.split_at(kept);
+        self.bytes += text.len();
+        if !rest.is_empty() {
+            self.count_cut(rest.len(), cap);
+            if text.is_empty() {
+                return;
+            }
         }
         match self.list.last_mut() {
             // Streams arrive in arbitrary chunks; joined, the same cell gives the same output.
@@ -89,10 +98,13 @@ impl Outputs {
 
     /// Adds any other output; returns where it stands, unless it was beyond the cap.
     pub fn push(&mut self, output: Object, cap: usize) -> Option<usize> {
-        let bytes = output.entries().map(|(_, value)| value.text().len()).sum();
-        if !self.has_room(bytes, cap) {
+        let bytes: usize = output.entries().map(|(_, value)| value.text().len()).sum();
+        self.clear_if_due();
+        if self.cut.is_some() || self.bytes.saturating_add(bytes) > cap {
+            self.count_cut(bytes, cap);
             return None;
         }
+        self.bytes += bytes;
         self.list.push(Output::Other(output));
         Some(self.list.len() - 1)
     }
@@ -139,16 +151,14 @@ impl Outputs {
         (other.into_iter().next(), !clean.is_empty())
     }
 
-    fn has_room(&mut self, bytes: usize, cap: usize) -> bool {
+    fn clear_if_due(&mut self) {
         if self.clear_next {
             self.clear(false);
         }
-        if self.cut.is_none() && self.bytes.saturating_add(bytes) <= cap {
-            self.bytes += bytes;
-            return true;
-        }
+    }
+
+    fn count_cut(&mut self, bytes: usize, cap: usize) {
         self.cut.get_or_insert((0, cap)).0 += bytes;
-        false
     }
 
     /// The outputs as the notebook keeps them, with a word where something is missing.
@@ -190,6 +200,12 @@ impl Outputs {
     }
 }
 
+/// Where to cut a text that has no more room.
+fn end(text: &str, room: usize) -> usize {
+    let whole = (0..=room).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text[..whole].rfind('\n').map_or(whole, |at| at + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,8 +217,8 @@ mod tests {
         outputs.stream("stdout".into(), "5678", 6);
         outputs.stream("stdout".into(), "9", 6);
         let text = outputs.to_raw().text().to_owned();
-        assert!(text.contains("1234") && !text.contains("5678"), "{text}");
-        assert!(text.contains("5 bytes of this cell's outputs were cut"), "{text}");
+        assert!(text.contains("123456") && !text.contains('9'), "{text}");
+        assert!(text.contains("3 bytes of this cell's outputs were cut"), "{text}");
         outputs.clear(false);
         assert_eq!(outputs.to_raw().text(), "[]");
     }

@@ -6,7 +6,6 @@ Prints one line of JSON for each difference and, at the end, how many cases were
 the table in docs/papermill.md names may differ; each such case says so by a keyword.
 """
 
-import contextlib
 import copy
 import json
 import re
@@ -22,13 +21,13 @@ from cases import CASES, OTHER_KERNELS, notebook
 PROGRAM, ROOT = Path(sys.argv[1]), Path(sys.argv[2])
 TIMES = ("start_time", "end_time", "duration")
 LAUNCHES = ("exact", "slim")
-LIMIT = 40
+LIMIT = 60
 
 
 def theirs(folder, arguments):
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", *arguments]
     done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT)
-    return done.returncode, done.stderr
+    return done.returncode
 
 
 def ours(folder, arguments, launch):
@@ -42,6 +41,7 @@ def tidy_text(text):
     text = re.sub(r"ipykernel_\d+/\d+\.py", "ipykernel_/x.py", text)
     text = re.sub(r"(xpython_|jf-kernel-|kernel-)\w+", r"\1", text)
     text = re.sub(r"ark_\w+", "", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "NOW", text)
     text = re.sub(r"/(theirs|exact|slim)\b", "/HERE", text)
     return re.sub(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "MODEL", text)
 
@@ -103,7 +103,7 @@ def normal(path, options):
             cell_metadata.pop("jupyter", None)
         cells.append({
             "type": cell.cell_type, "source": cell.source, "metadata": tidy(cell_metadata), "marks": marks,
-            "stages": stages, "count": cell.get("execution_count"), "outputs": outputs(cell),
+            "stages": stages, "count": None if states else cell.get("execution_count"), "outputs": outputs(cell),
             "attachments": cell.get("attachments"),
         })
     return {"cells": cells, "papermill": tidy(papermill), "widgets": widgets(metadata),
@@ -140,20 +140,19 @@ def one(case):
     for folder in folders.values():
         folder.mkdir(parents=True)
         if isinstance(source, Path):
-            (folder / "in.ipynb").write_bytes(source.read_bytes())
+            # A pause is no part of what is compared.
+            (folder / "in.ipynb").write_text(source.read_text().replace("sleep(1)", "sleep(0.1)"))
             for beside in source.parent.glob("*.py"):
                 (folder / beside.name).write_bytes(beside.read_bytes())
         else:
             book = copy.deepcopy(source) if not isinstance(source, list) else notebook(source)
             options.get("edit", lambda _: None)(book)
             (folder / "in.ipynb").write_text(json.dumps(book))
-    for attempt in range(4):
-        # papermill itself hangs now and then, most often where Output widgets are at work.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code, _ = theirs(folders["theirs"], ["in.ipynb", output, *arguments])
-            break
-    else:
-        return name, ["papermill hung four times"]
+    try:
+        code = theirs(folders["theirs"], ["in.ipynb", output, *arguments])
+    except subprocess.TimeoutExpired:
+        # ipykernel's shutdown can deadlock, and papermill waits for ever: seldom twice.
+        code = theirs(folders["theirs"], ["in.ipynb", output, *arguments])
     expected = [normal(path, options) for path in sorted(folders["theirs"].glob("out*.ipynb"))]
     found, talk = [], ""
     launches = [launch for launch in LAUNCHES if launch == "exact" or name not in OTHER_KERNELS]
@@ -182,7 +181,7 @@ def one(case):
 def main():
     wanted = sys.argv[3:]
     cases = [(name, source, arguments, rest[0] if rest else {}) for name, (source, arguments, *rest) in CASES.items()]
-    cases += [(name, path, ["--execution-timeout", "20"], allowance(name)) for name, path in shipped()]
+    cases += [(name, path, ["--execution-timeout", "8"], allowance(name)) for name, path in shipped()]
     cases = [case for case in cases if not wanted or case[0] in wanted]
     count = failed = 0
     with ThreadPoolExecutor(3) as pool:
@@ -196,7 +195,8 @@ def main():
 
 #: Of the shipped notebooks: which of the allowed differences each shows.
 ALLOWED = {"Skip Exceptions with Cell Tags.ipynb": {"allowed": True}, "Autokill.ipynb": {"states": True},
-           "Interrupt.ipynb": {"states": True}}
+           "Interrupt.ipynb": {"states": True}, "keyboard_interrupt.ipynb": {"states": True},
+           "notimplemented_translator.ipynb": {"states": True}}
 
 
 def allowance(name):

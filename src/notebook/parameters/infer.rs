@@ -95,7 +95,7 @@ fn parse(text: &str) -> Option<Declared> {
     (!value.is_empty()).then(|| Declared {
         name: name.to_owned(),
         kind: kind.to_owned(),
-        default: value.trim_end_matches(';').to_owned(),
+        default: value.to_owned(),
         help: help.to_owned(),
     })
 }
