@@ -5,7 +5,7 @@ BIN := $(CURDIR)/target/debug/jupyterflow
 DEMO := target/demo
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: demo test check kill bench bench-short clean
+.PHONY: demo test check kill soak soak-short fuzz fuzz-short bench bench-short clean
 
 # A real pipeline of real notebooks, to its end. Typed again it starts nothing; edit a code cell
 # below $(DEMO) and it runs again.
@@ -31,6 +31,22 @@ kill: $(VENV)/.test
 	tests/install $(VENV)
 	KILL_ROUNDS=200 KILL_WRITES=all cargo test --test kill -- --nocapture
 
+# A thousand notebooks in a row, some of which fail, hang, die or are killed; some minutes.
+soak: $(VENV)/.test
+	cargo build --quiet
+	tests/soak $(BIN) 1000
+
+soak-short: $(VENV)/.test
+	cargo build --quiet
+	tests/soak $(BIN) 64
+
+# Notebooks, messages and parameters of any bytes, an hour each, side by side. Needs a nightly Rust.
+fuzz:
+	fuzz/run 3600
+
+fuzz-short:
+	fuzz/run 20
+
 # Side by side with what a user would pick instead; some minutes.
 bench: $(VENV)/.bench
 	benches/run
@@ -52,8 +68,10 @@ $(VENV)/.test: tests/requirements.txt $(VENV)/.demo
 	tests/kernels $(VENV)
 	touch $@
 
-$(VENV)/.bench: benches/requirements.txt $(VENV)/.test
+$(VENV)/.bench: benches/requirements.txt benches/exec-requirements.txt $(VENV)/.test
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	[ -d $(VENV)/exec ] || $(PYTHON) -m venv $(VENV)/exec
+	$(VENV)/exec/bin/pip install --quiet --disable-pip-version-check -r benches/exec-requirements.txt
 	touch $@
 
 clean:

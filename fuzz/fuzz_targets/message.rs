@@ -14,7 +14,7 @@ static COUNTING: jupyterflow_fuzz::Counting = jupyterflow_fuzz::Counting;
 
 fuzz_target!(|data: &[u8]| {
     jupyterflow_fuzz::bounded(data, || {
-        let codec = Codec::new();
+        let codec = Codec::default();
         let mut book = Book::new(2, 1 << 16);
         let mut execution = Execution::new("r".into(), 1);
         for message in data.split(|byte| *byte == 0) {
@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
             let Ok(message) = ZmqMessage::try_from(frames) else { continue };
             let Ok(message) = codec.decode(&message) else { continue };
             execution.take_reply(&message);
-            execution.take_broadcast(&message, &mut book);
+            execution.take_broadcast(message, &mut book);
         }
         for outputs in &book.outputs {
             let _ = (outputs.to_raw(), outputs.error());

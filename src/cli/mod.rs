@@ -73,7 +73,7 @@ enum Command {
     Resume(suspend::Args),
     Prune(prune::Args),
     Delete(prune::Delete),
-    Exec(exec::Args),
+    Exec(Box<exec::Args>),
     #[command(subcommand)]
     Notebook(notebook::Command),
     #[command(subcommand)]

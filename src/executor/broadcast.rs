@@ -4,8 +4,6 @@
 //! and drops the rest without a word. So this thread does nothing but read, and it watches itself:
 //! where messages may have been dropped, it says so. It must not look into a message.
 
-#![expect(clippy::disallowed_methods, reason = "watches how long this thread did not run")]
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +56,7 @@ impl Broadcasts {
         let shared = Arc::clone(&room);
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let result = match runtime {
+            match runtime {
                 Ok(runtime) => runtime.block_on(async {
                     let mut socket = SubSocket::new();
                     let connected = match socket.connect(&endpoint).await {
@@ -73,8 +71,7 @@ impl Broadcasts {
                 Err(error) => {
                     let _ = ready.send(Some(error.to_string()));
                 }
-            };
-            result
+            }
         };
         std::thread::Builder::new()
             .name("kernel-output".into())
@@ -111,27 +108,27 @@ async fn drain(mut socket: SubSocket, sender: &UnboundedSender<Item>, room: &Sem
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::new(Instant::now());
     loop {
-        let received = match socket.recv().now_or_never() {
-            Some(received) => received,
-            None => {
-                watch.wait(Instant::now());
-                tokio::select! {
-                    biased;
-                    received = socket.recv() => received,
-                    _ = ticks.tick() => {
-                        watch.look(Instant::now());
-                        if sender.is_closed() {
-                            return;
-                        }
-                        continue;
+        let at_once = socket.recv().now_or_never();
+        let received = if let Some(received) = at_once {
+            received
+        } else {
+            watch.wait(Instant::now());
+            tokio::select! {
+                biased;
+                received = socket.recv() => received,
+                _ = ticks.tick() => {
+                    watch.look(Instant::now());
+                    if sender.is_closed() {
+                        return;
                     }
-                    event = events.next() => {
-                        if matches!(event, Some(SocketEvent::Disconnected(_)) | None) {
-                            let _ = sender.send(Item::Closed("it closed its output channel".into()));
-                            return;
-                        }
-                        continue;
+                    continue;
+                }
+                event = events.next() => {
+                    if matches!(event, Some(SocketEvent::Disconnected(_)) | None) {
+                        let _ = sender.send(Item::Closed("it closed its output channel".into()));
+                        return;
                     }
+                    continue;
                 }
             }
         };

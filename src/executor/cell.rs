@@ -111,7 +111,7 @@ impl Execution {
 
     /// Takes a broadcast. Outputs go to the cell, or to the Output widget that takes them; updates
     /// of displays go where the displays stand.
-    pub fn take_broadcast(&mut self, message: &Message, book: &mut Book) -> Option<Effect> {
+    pub fn take_broadcast(&mut self, mut message: Message, book: &mut Book) -> Option<Effect> {
         if message.parent != self.request {
             return None;
         }
@@ -123,12 +123,12 @@ impl Execution {
             "status" => match content.view::<&str>("execution_state") {
                 Some("idle") => {
                     self.idle = true;
-                    self.time("iopub.status.idle", message);
+                    self.time("iopub.status.idle", &message);
                 }
-                Some("busy") => self.time("iopub.status.busy", message),
+                Some("busy") => self.time("iopub.status.busy", &message),
                 _ => {}
             },
-            "execute_input" => self.time("iopub.execute_input", message),
+            "execute_input" => self.time("iopub.execute_input", &message),
             "stream" => {
                 let text = |key: &str| content.get(key).and_then(Raw::joined_text);
                 let name = text("name").unwrap_or_else(|| "stdout".into());
@@ -143,8 +143,9 @@ impl Execution {
                 return Some(Effect::Stream(error, text));
             }
             "display_data" | "execute_result" | "error" => {
-                let output = to_output(&message.kind, content);
                 let id = display_id(content).filter(|_| message.kind != "error");
+                let shown = content.get("data").and_then(plain_text).map(Effect::Shown);
+                let output = to_output(&message.kind, &mut message.content);
                 if let Some(id) = &id {
                     book.update(id, &output);
                 }
@@ -155,8 +156,6 @@ impl Execution {
                     return book.widgets.change(&self.request, add).map(Effect::Widget);
                 }
                 book.clear_if_due(cell);
-                let shown = content.get("data").map(Raw::object).unwrap_or_default();
-                let shown = shown.get("text/plain").and_then(Raw::joined_text).map(Effect::Shown);
                 let at = book.outputs[cell].push(output, cap);
                 if let (Some(id), Some(at)) = (id, at) {
                     book.displays.entry(id).or_default().push((cell, at));
@@ -165,7 +164,7 @@ impl Execution {
             }
             "update_display_data" => {
                 if let Some(id) = display_id(content) {
-                    book.update(&id, &to_output("display_data", content));
+                    book.update(&id, &to_output("display_data", &mut message.content));
                 }
             }
             "clear_output" => {
@@ -179,7 +178,7 @@ impl Execution {
                     book.forget_displays(cell);
                 }
             }
-            "comm_open" | "comm_msg" => book.widgets.take(message),
+            "comm_open" | "comm_msg" => book.widgets.take(&message),
             _ => {}
         }
         None
@@ -217,8 +216,19 @@ fn display_id(content: &Object) -> Option<String> {
     content.get("transient")?.object().get("display_id")?.joined_text()
 }
 
-/// A message's content as nbformat keeps it (`nbformat.v4.output_from_msg`): these fields only.
-fn to_output(kind: &str, content: &Object) -> Object {
+/// The plain text among a display's representations. The others, which may be large, are passed over.
+fn plain_text(data: &Raw) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Plain {
+        #[serde(rename = "text/plain")]
+        text: Option<Raw>,
+    }
+    data.view::<Plain>()?.text?.joined_text()
+}
+
+/// A message's content as nbformat keeps it (`nbformat.v4.output_from_msg`): these fields only, and
+/// moved, for they may be large.
+fn to_output(kind: &str, content: &mut Object) -> Object {
     let keys: &[&str] = match kind {
         "execute_result" => &["metadata", "data", "execution_count"],
         "error" => &["ename", "evalue", "traceback"],
@@ -233,7 +243,7 @@ fn to_output(kind: &str, content: &Object) -> Object {
             "execution_count" => Raw::new(&()),
             _ => Raw::new(&""),
         };
-        output.set(key, content.get(key).cloned().unwrap_or_else(missing));
+        output.set(key, content.take(key).unwrap_or_else(missing));
     }
     output
 }
@@ -255,7 +265,7 @@ mod tests {
             if *kind == "execute_reply" {
                 execution.take_reply(&message);
             } else {
-                execution.take_broadcast(&message, &mut book);
+                execution.take_broadcast(message, &mut book);
             }
         }
         (execution, book.outputs[0].to_raw().text().to_owned())
@@ -303,8 +313,8 @@ mod tests {
         let mut execution = Execution::new("other".into(), 0);
         let mut book = Book::new(1, 1000);
         execution
-            .take_broadcast(&message("stream", r#"{"name": "stdout", "text": "x"}"#), &mut book);
-        execution.take_broadcast(&message("status", r#"{"execution_state": "idle"}"#), &mut book);
+            .take_broadcast(message("stream", r#"{"name": "stdout", "text": "x"}"#), &mut book);
+        execution.take_broadcast(message("status", r#"{"execution_state": "idle"}"#), &mut book);
         assert_eq!(book.outputs[0].to_raw().text(), "[]");
         assert!(!execution.idle);
     }

@@ -172,7 +172,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// As ZeroMQ writes it.
+    /// As `ZeroMQ` writes it.
     pub fn endpoint(&self) -> String {
         match self {
             Self::Path(path) => format!("ipc://{path}"),

@@ -16,6 +16,7 @@ use super::kernel::{Event, Kernel, KernelError};
 use super::kernelspec::choose;
 use super::launch::Launch;
 use super::location::Location;
+use super::memory::return_large_blocks;
 use super::outputs::CellError;
 use super::record::{Record, Saving};
 use super::signals::Signals;
@@ -103,6 +104,7 @@ pub async fn execute(
     options: Options,
     mut progress: impl FnMut(Progress<'_>),
 ) -> (Notebook, Ending) {
+    return_large_blocks();
     let name = options.kernel.or_else(|| options.notebook.kernel_name());
     let language = options.notebook.language();
     let mut record =
@@ -135,7 +137,7 @@ pub async fn execute(
     let mut run = Run { record, signals, limit: options.cell_timeout, progress: &mut progress };
     let (ending, stopped) = match started {
         Err(ending) => (ending, true),
-        Ok(kernel) => run.to_the_end(kernel).await,
+        Ok(kernel) => run.all(kernel).await,
     };
     let mut record = run.record;
     record.finish(stopped);
@@ -158,7 +160,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Runs all cells and ends the kernel. Also returns whether something stopped it before its
     /// last cell, be it a clean exit.
-    async fn to_the_end(&mut self, mut kernel: Kernel) -> (Ending, bool) {
+    async fn all(&mut self, mut kernel: Kernel) -> (Ending, bool) {
         (self.progress)(Progress::Started(self.record.notebook.cells.len()));
         if let Some(warning) = kernel.warning.take() {
             (self.progress)(Progress::Warning(&warning));
@@ -173,7 +175,10 @@ impl Run<'_> {
         self.record.describe(kernel.language_info.as_ref());
         kernel.shut_down().await;
         let stopped = reply.is_some();
-        match self.record.failed_cell(reply) {
+        let failed = self.record.failed_cell(reply);
+        // All are in the notebook now.
+        self.record.book.outputs.clear();
+        match failed {
             Some((at, error)) => {
                 let count = self.record.add_banners(at);
                 (Ending::CellFailed { count, cell: at + 1, error }, stopped)
@@ -268,7 +273,7 @@ impl Run<'_> {
             match event {
                 Event::Shell(message) => execution.take_reply(&message),
                 Event::Broadcast(message) => {
-                    match execution.take_broadcast(&message, &mut self.record.book) {
+                    match execution.take_broadcast(message, &mut self.record.book) {
                         Some(Effect::Stream(error, text)) => {
                             (self.progress)(Progress::Stream(error, &text));
                         }

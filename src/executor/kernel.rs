@@ -139,7 +139,7 @@ impl Kernel {
         folder: &Path,
         limit: Duration,
     ) -> Result<Self, KernelError> {
-        let codec = Codec::new();
+        let codec = Codec::default();
         let runtime =
             ConnectionFolder::make(&codec, &spec.name, transport).map_err(KernelError::Folder)?;
         let line = command_line(spec, launch, &runtime.file())

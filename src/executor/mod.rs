@@ -12,6 +12,7 @@ mod kernel;
 mod kernelspec;
 mod launch;
 mod location;
+mod memory;
 pub mod outputs;
 mod process;
 mod record;

@@ -2,8 +2,6 @@
 //!
 //! Owns how outputs are joined, cleared, updated, capped and written. It must not know messages.
 
-use serde_json::json;
-
 use crate::notebook::json::{Object, Raw};
 use crate::notebook::model::split_lines;
 
@@ -172,31 +170,44 @@ impl Outputs {
     }
 
     fn write(&self, text_of: impl Fn(&str) -> Raw) -> Raw {
-        let stream = |name: &str, text: &str| {
+        // In one text: outputs may be large, and each copy counts.
+        let mut out = String::from("[");
+        let stream = |out: &mut String, name: &str, text: &str| {
+            let name = Raw::new(&name);
             let text = text_of(text);
-            Raw::new(&json!({ "output_type": "stream", "name": name, "text": text }))
+            for part in
+                [r#"{"output_type":"stream","name":"#, name.text(), r#","text":"#, text.text(), "}"]
+            {
+                out.push_str(part);
+            }
         };
-        let mut list: Vec<Raw> = self
-            .list
-            .iter()
-            .map(|output| match output {
-                Output::Stream { name, text } => stream(name, text),
-                Output::Other(output) => Raw::from(output),
-            })
-            .collect();
+        let mut notes = Vec::new();
         if let Some((bytes, cap)) = self.cut {
-            let text = format!(
+            notes.push(format!(
                 "[jupyterflow: {bytes} bytes of this cell's outputs were cut: \
                  the limit is {} MiB (--output-limit)]\n",
                 cap >> 20
-            );
-            list.push(stream("stderr", &text));
+            ));
         }
         if self.incomplete {
-            let text = "[jupyterflow: outputs of this cell may be incomplete]\n";
-            list.push(stream("stderr", text));
+            notes.push("[jupyterflow: outputs of this cell may be incomplete]\n".to_owned());
         }
-        Raw::new(&list)
+        for output in &self.list {
+            match output {
+                Output::Stream { name, text } => stream(&mut out, name, text),
+                Output::Other(output) => output.write_to(&mut out),
+            }
+            out.push(',');
+        }
+        for note in notes {
+            stream(&mut out, "stderr", &note);
+            out.push(',');
+        }
+        if out.ends_with(',') {
+            out.pop();
+        }
+        out.push(']');
+        Raw::from(out)
     }
 }
 

@@ -64,15 +64,17 @@ pub struct Codec {
     session: String,
 }
 
-impl Codec {
+impl Default for Codec {
     /// A codec with a key of its own.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             key: uuid::Uuid::new_v4().simple().to_string(),
             session: uuid::Uuid::new_v4().simple().to_string(),
         }
     }
+}
 
+impl Codec {
     /// The key, for the connection file.
     pub fn key(&self) -> &str {
         &self.key
@@ -145,12 +147,12 @@ mod tests {
 
     #[test]
     fn what_is_encoded_is_decoded_and_what_is_forged_is_not() {
-        let codec = Codec::new();
+        let codec = Codec::default();
         let (_, message) = codec.request("execute_request", &serde_json::json!({"code": "1"}));
         let decoded = codec.decode(&message).unwrap();
         assert_eq!(decoded.kind, "execute_request");
         assert_eq!(decoded.content.view::<&str>("code"), Some("1"));
-        assert!(matches!(Codec::new().decode(&message), Err(WireError::Signature)));
+        assert!(matches!(Codec::default().decode(&message), Err(WireError::Signature)));
         assert!(matches!(codec.decode(&ZmqMessage::from("x")), Err(WireError::Frames)));
     }
 }

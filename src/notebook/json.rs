@@ -106,9 +106,20 @@ impl Object {
         self.0.retain(|(name, _)| !is_key(name, key));
     }
 
+    /// Removes a key and returns its value, of a doubled key the last one.
+    pub fn take(&mut self, key: &str) -> Option<Raw> {
+        let at = self.0.iter().rposition(|(name, _)| is_key(name, key))?;
+        Some(self.0.remove(at).1)
+    }
+
     /// Keys and values in the order in which they were written.
     pub fn entries(&self) -> impl Iterator<Item = (String, &Raw)> {
         self.0.iter().map(|(name, value)| (name.joined_text().unwrap_or_default(), value))
+    }
+
+    /// Appends the object's JSON.
+    pub fn write_to(&self, out: &mut String) {
+        write_object(self, out);
     }
 
     /// Whether there is no key.
@@ -174,6 +185,13 @@ fn write_object(object: &Object, out: &mut String) {
         out.push_str(value.text());
     }
     out.push('}');
+}
+
+impl From<String> for Raw {
+    /// Of text that is JSON already.
+    fn from(text: String) -> Self {
+        Self(RawValue::from_string(text).expect("it is made of JSON values, so it is one"))
+    }
 }
 
 impl From<&Object> for Raw {

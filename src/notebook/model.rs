@@ -442,6 +442,20 @@ mod tests {
         assert_eq!(notebook.cells[1].kind(), CellKind::Other);
     }
 
+    /// Found by fuzzing: text that looks like our own mark of a number stays text.
+    #[test]
+    fn text_that_looks_like_our_mark_stays_text() {
+        for word in ["es the", "NaN", ""] {
+            let mark = format!(r"\u0000jupyterflow-number:{word}");
+            let text = format!(r#"{{"cells": [{{"source": "{mark}"}}], "nbformat": 4, "x": NaN}}"#);
+            let once = Notebook::read(&text).unwrap();
+            assert_eq!(once.cells[0].source(), format!("\0jupyterflow-number:{word}"));
+            let twice = Notebook::read(&once.write()).unwrap();
+            assert_eq!(twice.cells[0].source(), once.cells[0].source());
+            assert!(twice.write().contains("\"x\": NaN"));
+        }
+    }
+
     #[test]
     fn what_is_no_notebook_says_why() {
         let error = |text: &str| Notebook::read(text).unwrap_err().to_string();

@@ -45,12 +45,12 @@ fn every_option_of_papermill_is_there() {
     }
 }
 
-/// Ten thousand scalars as PyYAML reads them.
+/// Ten thousand scalars as `PyYAML` reads them.
 #[test]
 fn yaml_is_read_as_pyyaml_reads_it() {
     let place = Place::new();
     place.notebook("in.ipynb", &["#tag parameters\nv = 0"]);
-    let script = r##"
+    let script = r#"
 import json, random, sys, yaml
 from papermill.iorw import NoDatesSafeLoader
 random.seed(7)
@@ -71,7 +71,7 @@ while len(lines) < 10_000:
 text = 'v:\n' + '\n'.join(lines) + '\nbase: &b {x: 1, l: [a, 010]}\nm: {<<: *b, x: 0x10, ? y : 1.0e+2}\nq: ["\x41\n", \'it\'\'s\', "a\\x41\\u00e9"]\nt: |\n  one\n  two\nf: >-\n  three\n  four\n'
 open('all.yaml', 'w').write(text)
 json.dump(yaml.load(text, Loader=NoDatesSafeLoader), open('theirs.json', 'w'))
-"##;
+"#;
     place.python(script, &[]);
     place.run(&["exec", "in.ipynb", "out.ipynb", "--prepare-only", "-f", "all.yaml"]).expect(0);
     let compare = r"

@@ -131,7 +131,7 @@ impl Task {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "paths may hold the time, as papermill has it")]
+/// A name with its fields filled; it may hold the time, as papermill has it.
 fn filled(path: &str, parameters: &Parameters) -> Result<String, CliError> {
     let builtin = Builtin { run_uuid: uuid::Uuid::new_v4().to_string(), now: jiff::Zoned::now() };
     fill(path, parameters, &builtin).map_err(|error| CliError::usage(format!("{path}: {error}")))
@@ -158,13 +158,11 @@ pub fn read_notebook(path: &Path) -> Result<Notebook, CliError> {
     block_on(async { read(&Location::parse(&path.to_string_lossy())).await })
 }
 
-#[expect(clippy::disallowed_methods, reason = "looks what standard input is")]
 fn stdin_is_pipe() -> bool {
     std::fs::metadata("/dev/stdin").is_ok_and(|data| data.file_type().is_fifo())
 }
 
 /// Refuses an output that is the input, or whose folder is not there.
-#[expect(clippy::disallowed_methods, reason = "looks where the notebook goes")]
 fn check_output(input: Option<&Path>, output: &Path) -> Result<(), CliError> {
     if let (Some(Ok(a)), Ok(b)) = (input.map(Path::canonicalize), output.canonicalize())
         && a == b

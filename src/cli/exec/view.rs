@@ -114,7 +114,6 @@ fn description(source: &str) -> Option<&str> {
 }
 
 /// A file, or `-` for our standard output.
-#[expect(clippy::disallowed_methods, reason = "makes the files that the user asked for")]
 fn create(path: &Path) -> Result<Box<dyn Write>, CliError> {
     if path == Path::new("-") {
         return Ok(Box::new(std::io::stdout()));

@@ -4,6 +4,9 @@
 //! Owns the part of Python's format language that makes sense in a path: names, `[keys]`,
 //! conversions, and the specifications of text, numbers and times. Pure: the time is an argument.
 
+use std::iter::Peekable;
+use std::str::Chars;
+
 use jiff::Zoned;
 
 use super::Parameters;
@@ -162,46 +165,33 @@ struct Specification {
 impl Specification {
     fn parse(text: &str) -> Option<Self> {
         let mut wanted = Self::default();
-        let characters: Vec<char> = text.chars().collect();
-        let mut rest = characters.as_slice();
         let is_align = |c: &char| matches!(c, '<' | '>' | '^' | '=');
-        if let [fill, align, behind @ ..] = rest
-            && is_align(align)
-        {
-            (wanted.fill, wanted.align, rest) = (Some(*fill), Some(*align), behind);
-        } else if let [align, behind @ ..] = rest
-            && is_align(align)
-        {
-            (wanted.align, rest) = (Some(*align), behind);
+        let mut rest = text.chars().peekable();
+        if text.chars().nth(1).as_ref().is_some_and(is_align) {
+            wanted.fill = rest.next();
         }
-        let mut take = |sound: &dyn Fn(char) -> bool| {
-            let (first, behind) = rest.split_first()?;
-            sound(*first).then(|| {
-                rest = behind;
-                *first
-            })
-        };
-        wanted.sign = take(&|c| matches!(c, '+' | '-' | ' '));
-        if take(&|c| c == '0').is_some() && wanted.fill.is_none() {
+        wanted.align = rest.next_if(is_align);
+        wanted.sign = rest.next_if(|c| matches!(c, '+' | '-' | ' '));
+        if rest.next_if_eq(&'0').is_some() && wanted.fill.is_none() {
             wanted.fill = Some('0');
             wanted.align = wanted.align.or(Some('='));
         }
-        let digits = |take: &mut dyn FnMut(&dyn Fn(char) -> bool) -> Option<char>| {
-            let mut text = String::new();
-            while let Some(digit) = take(&|c| c.is_ascii_digit()) {
-                text.push(digit);
+        let number = |rest: &mut Peekable<Chars<'_>>| {
+            let mut digits = String::new();
+            while let Some(digit) = rest.next_if(char::is_ascii_digit) {
+                digits.push(digit);
             }
-            text
+            digits
         };
-        let width = digits(&mut take);
+        let width = number(&mut rest);
         wanted.width =
             if width.is_empty() { 0 } else { width.parse().ok().filter(|w| *w < 1000)? };
-        wanted.grouping = take(&|c| matches!(c, ',' | '_'));
-        if take(&|c| c == '.').is_some() {
-            wanted.precision = Some(digits(&mut take).parse().ok().filter(|p| *p < 1000)?);
+        wanted.grouping = rest.next_if(|c| matches!(c, ',' | '_'));
+        if rest.next_if_eq(&'.').is_some() {
+            wanted.precision = Some(number(&mut rest).parse().ok().filter(|p| *p < 1000)?);
         }
-        wanted.kind = take(&|_| true);
-        rest.is_empty().then_some(wanted)
+        wanted.kind = rest.next();
+        rest.next().is_none().then_some(wanted)
     }
 
     /// The value so formatted; none where the type does not fit.

@@ -1,7 +1,7 @@
-//! Parameters in YAML 1.1, with the values that PyYAML's safe loader gives them: `yes` is true, `010`
+//! Parameters in YAML 1.1, with the values that `PyYAML`'s safe loader gives them: `yes` is true, `010`
 //! is eight, `1e3` is text. Dates stay text, as papermill has it.
 //!
-//! Owns PyYAML's rules for plain scalars and merge keys (`yaml/resolver.py`, `yaml/constructor.py`)
+//! Owns `PyYAML`'s rules for plain scalars and merge keys (`yaml/resolver.py`, `yaml/constructor.py`)
 //! over the events of a YAML parser. It must not know files of ours, which are YAML 1.2.
 
 use std::collections::HashMap;
@@ -207,12 +207,11 @@ impl<'a> Reader<'a> {
         let mut entries: Vec<(Key, Node)> = Vec::new();
         let mut places: HashMap<Key, usize> = HashMap::new();
         for (key, value) in merged.into_iter().chain(own) {
-            match places.get(&key) {
-                Some(&at) => entries[at].1 = value,
-                None => {
-                    places.insert(key.clone(), entries.len());
-                    entries.push((key, value));
-                }
+            if let Some(&at) = places.get(&key) {
+                entries[at].1 = value;
+            } else {
+                places.insert(key.clone(), entries.len());
+                entries.push((key, value));
             }
         }
         Ok(entries)
@@ -295,7 +294,7 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Parameter
     })
 }
 
-/// What a plain scalar is, by PyYAML's implicit resolvers without dates.
+/// What a plain scalar is, by `PyYAML`'s implicit resolvers without dates.
 fn kind_of(text: &str) -> &'static str {
     if is_boolean(text) {
         "bool"
