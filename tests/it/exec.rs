@@ -284,6 +284,23 @@ impl Drop for SmallDisk {
 }
 
 #[test]
+fn a_reader_sees_a_running_notebook_whole_and_of_a_moment_ago() {
+    let place = Place::new();
+    let cells = ["'first'", "print('so far', flush=True)\nwhile not open('go').read(): pass", "3"];
+    place.write("go", "").notebook("in.ipynb", &cells);
+    let mut exec = place.spawn(&["exec", "in.ipynb", "out.ipynb"]);
+    wait_for("the notebook to show what the cell printed", || {
+        let Ok(text) = std::fs::read_to_string(place.path("out.ipynb")) else { return false };
+        let notebook: Value = serde_json::from_str(&text).expect("it is whole at every moment");
+        text_of(&notebook, 1).contains("so far")
+    });
+    let notebook = place.read_json("out.ipynb");
+    assert_eq!(statuses(&notebook), ["completed", "running", "pending"]);
+    place.write("go", "now");
+    assert_eq!(exec.end(), 0);
+}
+
+#[test]
 fn a_huge_output_is_cut_with_a_word() {
     let (ended, notebook) = exec(&["for _ in range(100): print('y' * 1_000_000)", "1"], &[]);
     ended.expect(0);
