@@ -2,6 +2,8 @@
 //!
 //! Owns how outputs are joined, cleared, updated, capped and written. It must not know messages.
 
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+
 use crate::notebook::json::{Object, Raw};
 use crate::notebook::model::split_lines;
 
@@ -161,53 +163,83 @@ impl Outputs {
 
     /// The outputs as the notebook keeps them, with a word where something is missing.
     pub fn to_raw(&self) -> Raw {
-        self.write(|text| Raw::new(&split_lines(text)))
+        Raw::new(&Written { outputs: self, lines: true })
     }
 
     /// The outputs as the kernel sends them: text is not split into lines.
     pub fn to_raw_joined(&self) -> Raw {
-        self.write(|text| Raw::new(&text))
+        Raw::new(&Written { outputs: self, lines: false })
     }
 
-    fn write(&self, text_of: impl Fn(&str) -> Raw) -> Raw {
-        // In one text: outputs may be large, and each copy counts.
-        let mut out = String::from("[");
-        let stream = |out: &mut String, name: &str, text: &str| {
-            let name = Raw::new(&name);
-            let text = text_of(text);
-            for part in
-                [r#"{"output_type":"stream","name":"#, name.text(), r#","text":"#, text.text(), "}"]
-            {
-                out.push_str(part);
-            }
-        };
-        let mut notes = Vec::new();
-        if let Some((bytes, cap)) = self.cut {
-            notes.push(format!(
+    /// Words on what is missing.
+    fn notes(&self) -> impl Iterator<Item = String> {
+        let cut = self.cut.map(|(bytes, cap)| {
+            format!(
                 "[jupyterflow: {bytes} bytes of this cell's outputs were cut: \
                  the limit is {} MiB (--output-limit)]\n",
                 cap >> 20
-            ));
-        }
-        if self.incomplete {
-            notes.push("[jupyterflow: outputs of this cell may be incomplete]\n".to_owned());
-        }
-        for output in &self.list {
+            )
+        });
+        let incomplete = "[jupyterflow: outputs of this cell may be incomplete]\n".to_owned();
+        cut.into_iter().chain(self.incomplete.then_some(incomplete))
+    }
+}
+
+/// Outputs on their way into JSON, in one pass: they may be large, and each copy counts.
+struct Written<'a> {
+    outputs: &'a Outputs,
+    /// Whether text is a list of lines.
+    lines: bool,
+}
+
+impl Serialize for Written<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        for output in &self.outputs.list {
             match output {
-                Output::Stream { name, text } => stream(&mut out, name, text),
-                Output::Other(output) => output.write_to(&mut out),
+                Output::Stream { name, text } => {
+                    list.serialize_element(&Stream { name, text, lines: self.lines })?;
+                }
+                Output::Other(output) => list.serialize_element(&Fields(output))?,
             }
-            out.push(',');
         }
-        for note in notes {
-            stream(&mut out, "stderr", &note);
-            out.push(',');
+        for text in self.outputs.notes() {
+            list.serialize_element(&Stream { name: "stderr", text: &text, lines: self.lines })?;
         }
-        if out.ends_with(',') {
-            out.pop();
+        list.end()
+    }
+}
+
+struct Stream<'a> {
+    name: &'a str,
+    text: &'a str,
+    lines: bool,
+}
+
+impl Serialize for Stream<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(Some(3))?;
+        fields.serialize_entry("output_type", "stream")?;
+        fields.serialize_entry("name", self.name)?;
+        if self.lines {
+            fields.serialize_entry("text", &split_lines(self.text))?;
+        } else {
+            fields.serialize_entry("text", self.text)?;
         }
-        out.push(']');
-        Raw::from(out)
+        fields.end()
+    }
+}
+
+/// An object whose values are copied as they stand.
+struct Fields<'a>(&'a Object);
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(None)?;
+        for (key, value) in self.0.entries() {
+            fields.serialize_entry(&key, value)?;
+        }
+        fields.end()
     }
 }
 

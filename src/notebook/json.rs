@@ -117,11 +117,6 @@ impl Object {
         self.0.iter().map(|(name, value)| (name.joined_text().unwrap_or_default(), value))
     }
 
-    /// Appends the object's JSON.
-    pub fn write_to(&self, out: &mut String) {
-        write_object(self, out);
-    }
-
     /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -185,13 +180,6 @@ fn write_object(object: &Object, out: &mut String) {
         out.push_str(value.text());
     }
     out.push('}');
-}
-
-impl From<String> for Raw {
-    /// Of text that is JSON already.
-    fn from(text: String) -> Self {
-        Self(RawValue::from_string(text).expect("it is made of JSON values, so it is one"))
-    }
 }
 
 impl From<&Object> for Raw {

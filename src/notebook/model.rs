@@ -311,25 +311,22 @@ impl Cell {
 /// Splits text after each line break, as Python's `str.splitlines(True)` does, so that a saved
 /// notebook differs from one that nbformat saved in nothing.
 pub fn split_lines(text: &str) -> Vec<&str> {
+    let bytes = text.as_bytes();
     let mut lines = Vec::new();
-    let mut start = 0;
-    let mut characters = text.char_indices().peekable();
-    while let Some((at, character)) = characters.next() {
-        let breaks = matches!(
-            character,
-            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
-                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        );
-        if !breaks {
-            continue;
-        }
-        let mut end = at + character.len_utf8();
-        if character == '\r' && characters.peek().is_some_and(|(_, next)| *next == '\n') {
-            characters.next();
-            end += 1;
-        }
-        lines.push(&text[start..end]);
-        start = end;
+    let (mut start, mut at) = (0, 0);
+    while at < bytes.len() {
+        // Bytes, for texts are long: the breaks beyond ASCII are U+0085, U+2028 and U+2029.
+        at += match &bytes[at..] {
+            [b'\r', b'\n', ..] | [0xC2, 0x85, ..] => 2,
+            [b'\n' | b'\r' | 0xB | 0xC | 0x1C..=0x1E, ..] => 1,
+            [0xE2, 0x80, 0xA8 | 0xA9, ..] => 3,
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        lines.push(&text[start..at]);
+        start = at;
     }
     if start < text.len() {
         lines.push(&text[start..]);
