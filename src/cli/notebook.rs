@@ -63,7 +63,7 @@ pub fn run(command: &Command, global: &Global) -> Result<Code, CliError> {
             match page {
                 None => print::data(&html),
                 Some(page) => {
-                    crate::executor::write_whole(page, html.as_bytes()).map_err(|error| {
+                    crate::executor::write_named(page, html.as_bytes()).map_err(|error| {
                         CliError::failed(format!("failed to write {}: {error}", page.display()))
                     })?;
                 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::save::write_whole;
+use super::save::{is_stream, write_named};
 
 /// A place that can be read, written or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,15 @@ impl Location {
         matches!(self, Self::Url(_))
     }
 
+    /// Whether it can be written only once, at the end: standard output, a device, a pipe.
+    pub fn is_stream(&self) -> bool {
+        match self {
+            Self::Standard => true,
+            Self::File(path) => is_stream(path),
+            Self::Url(_) => false,
+        }
+    }
+
     /// Reads all of it.
     ///
     /// # Errors
@@ -66,7 +75,7 @@ impl Location {
     pub async fn write(&self, content: Vec<u8>) -> Result<(), String> {
         let written = match self {
             Self::Standard => std::io::stdout().lock().write_all(&content),
-            Self::File(path) => write_whole(path, &content),
+            Self::File(path) => write_named(path, &content),
             Self::Url(url) => return super::remote::write(url, content).await,
         };
         written.map_err(|error| format!("failed to write {self}: {error}"))

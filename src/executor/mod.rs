@@ -29,5 +29,5 @@ pub use launch::Launch;
 pub use location::Location;
 pub use record::{Saving, new_id};
 pub use report::{EndingPhase, Outputs, collect, finite_numbers};
-pub use save::write_whole;
+pub use save::{write_named, write_whole};
 pub use signals::is_ignored;

@@ -47,11 +47,13 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .process_group(0)
             .kill_on_drop(true);
-        // SAFETY: between fork and exec only one system call is made, which is async-signal-safe.
+        // A session of its own, as with papermill: a kernel that shared our terminal would be stopped
+        // when it touches it. SAFETY: between fork and exec only two system calls are made, which are
+        // async-signal-safe.
         unsafe {
             command.pre_exec(|| {
+                rustix::process::setsid()?;
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
                 Ok(())
             });

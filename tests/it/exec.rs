@@ -345,3 +345,73 @@ fn a_bar_where_somebody_watches() {
     let ended = Ended::from(terminal.env("TERM", "xterm").output().unwrap()).expect(0);
     assert!(ended.stdout.contains("cell 3/3") && ended.stdout.contains('\r'), "{}", ended.stdout);
 }
+
+/// What a user names is followed and written into, never replaced by a file. Only below the test's
+/// own folder: these nodes are ours.
+#[test]
+fn devices_pipes_and_links_stay_what_they_are() {
+    let place = Place::new();
+    place.notebook("in.ipynb", &["'hello'"]);
+    let kind = |path: &str| {
+        use std::os::unix::fs::FileTypeExt;
+        let data = std::fs::symlink_metadata(place.path(path)).unwrap().file_type();
+        (data.is_fifo(), data.is_char_device(), data.is_symlink())
+    };
+    // A symbolic link, and one that leads to nothing yet.
+    std::fs::create_dir(place.path("deep")).unwrap();
+    place.write("deep/old.ipynb", "old");
+    for (link, target) in [("a.ipynb", "deep/old.ipynb"), ("b.ipynb", "deep/new.ipynb")] {
+        std::os::unix::fs::symlink(target, place.path(link)).unwrap();
+        place.run(&["exec", "in.ipynb", link]).expect(0);
+        assert_eq!(kind(link), (false, false, true));
+        assert!(place.read(target).contains("hello"), "{target}");
+    }
+    // A pipe with a reader gets one whole notebook; without one there is a word.
+    let made = place.command("mkfifo").arg("pipe").status().unwrap();
+    assert!(made.success());
+    let reader = place.command("cat").arg("pipe").stdout(std::process::Stdio::piped()).spawn();
+    let reader = reader.unwrap();
+    place.run(&["exec", "in.ipynb", "pipe"]).expect(0);
+    let read = reader.wait_with_output().unwrap().stdout;
+    let notebook: Value = serde_json::from_slice(&read).expect("one whole notebook");
+    assert!(text_of(&notebook, 0).contains("hello"));
+    assert_eq!(kind("pipe"), (true, false, false));
+    place.run(&["exec", "in.ipynb", "pipe"]).expect(1).says("failed to write pipe");
+    assert_eq!(kind("pipe"), (true, false, false));
+    // Making a device needs root, which CI has.
+    for (name, minor, code) in [("null", "3", 0), ("full", "7", 1)] {
+        let made = place.command("mknod").args([name, "c", "1", minor]).status().unwrap();
+        if crate::support::has("the right to make devices", made.success()) {
+            place.run(&["exec", "in.ipynb", name, "--outputs-json", name]).expect(code);
+            assert_eq!(kind(name), (false, true, false));
+        }
+    }
+    let private = place.path("private.ipynb");
+    std::fs::write(&private, "").unwrap();
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(&private, mode(0o600)).unwrap();
+    place.run(&["exec", "in.ipynb", "private.ipynb"]).expect(0);
+    let after = std::fs::metadata(&private).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&after) & 0o777, 0o600);
+}
+
+/// A kernel that shared our terminal would be stopped when a cell touches it.
+#[test]
+fn a_cell_has_no_terminal_to_be_stopped_by() {
+    let place = Place::new();
+    let cell = "import os, subprocess\nprint(os.getsid(0) == os.getpid())\n\
+                subprocess.run('stty sane </dev/tty; echo done', shell=True, capture_output=True, timeout=20).stdout";
+    place.notebook("in.ipynb", &[cell]);
+    let mut terminal = place.command("script");
+    let program = env!("CARGO_BIN_EXE_jupyterflow");
+    terminal.args(["-qec", &format!("{program} exec in.ipynb out.ipynb"), "/dev/null"]);
+    Ended::from(terminal.env("TERM", "xterm").output().unwrap()).expect(0);
+    let notebook = place.read_json("out.ipynb");
+    let shown = text_of(&notebook, 0);
+    assert!(shown.contains("True") && shown.contains("done"), "{shown}");
+    place
+        .run(&["exec", "in.ipynb", "out2.ipynb", "--cwd", "none"])
+        .expect(2)
+        .says("does not exist");
+    assert!(!place.path("out2.ipynb").exists());
+}

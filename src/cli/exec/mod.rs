@@ -57,6 +57,10 @@ async fn execute(args: &Args) -> Result<Code, CliError> {
         task.output.write(task.notebook.write().into_bytes()).await.map_err(CliError::failed)?;
         return Ok(Code::Done);
     }
+    if let Some(folder) = args.cwd.as_deref().filter(|folder| !folder.is_dir()) {
+        let folder = folder.display();
+        return Err(CliError::usage(format!("the working directory {folder} does not exist")));
+    }
     let Task { notebook, output, talk } = Task::new(args).await?;
     let to_stdout = output == Location::Standard;
     let mut view = View::new(args, talk, to_stdout)?;
@@ -65,7 +69,7 @@ async fn execute(args: &Args) -> Result<Code, CliError> {
         notebook,
         output: (!to_stdout).then(|| output.clone()),
         saving: Saving {
-            cells: !args.no_request_save_on_cell_execute,
+            cells: !args.no_request_save_on_cell_execute && !output.is_stream(),
             during: match args.autosave_cell_every {
                 None => Some(Duration::ZERO),
                 Some(seconds) => Some(Duration::from_secs(seconds)).filter(|time| !time.is_zero()),
@@ -87,7 +91,7 @@ async fn execute(args: &Args) -> Result<Code, CliError> {
     if let Some(file) = &args.outputs_json {
         let outputs = Outputs::new(phase, message.clone(), executor::collect(&notebook));
         let text = serde_json::to_string_pretty(&outputs).map_err(|error| CliError::bug(&error))?;
-        executor::write_whole(file, text.as_bytes()).map_err(|error| {
+        executor::write_named(file, text.as_bytes()).map_err(|error| {
             CliError::failed(format!("failed to write {}: {error}", file.display()))
         })?;
     }
