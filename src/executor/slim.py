@@ -6,6 +6,7 @@ plain has its reason beside it.
 
 import atexit
 import gc
+import importlib.util
 import os
 import sys
 import threading
@@ -41,10 +42,18 @@ kernelapp.IPKernelApp._bind_socket = bind_without_limit
 start = kernelapp.IPKernelApp.start
 
 
+def debugpy_breakpointhook(*args, **kwargs):
+    # Where ipykernel has loaded debugpy, `breakpoint()` passes while no debugger is attached; here
+    # none ever is. A notebook that imports debugpy gets debugpy's own hook with it.
+    pass
+
+
 def start_as_usual(self):
     # Everything is loaded: from here on the interpreter is as any kernel's.
     if sys.modules.get("debugpy", 0) is None:
         del sys.modules["debugpy"]
+    if sys.breakpointhook is sys.__breakpointhook__ and importlib.util.find_spec("debugpy"):
+        sys.breakpointhook = debugpy_breakpointhook
     gc.enable()
     gc.freeze()
     start(self)

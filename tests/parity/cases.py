@@ -183,6 +183,7 @@ CASES = {
                       "import logging; logging.getLogger('x').warning('w'); logging.basicConfig(force=True, level='INFO'); logging.info('i')",
                       "from joblib import Parallel, delayed\nParallel(n_jobs=2)(delayed(abs)(-i) for i in range(3))", "df['b'].nope"], []),
     "tools": (["import inspect\ndef f(x):\n    return x  # c\nprint(inspect.getsource(f), inspect.getfile(f)[:4])", "import pdb\npdb.set_trace()"], []),
+    "breakpoint": (["import sys\nsys.breakpointhook.__name__", "x = 3\nbreakpoint()\n1", "breakpoint()\nx"], []),
     "debug-magic": (["try:\n    1 / 0\nexcept Exception: pass", "%debug", "1"], []),
     "extensions": (["%load_ext autoreload\n%autoreload 2", "%config InlineBackend.figure_formats", "%who", "%%script cat\ntext", "%env JF_NONE=1",
                     "%pwd\n%dirs", "%alias_magic t timeit", "%macro m 1", "%store"], []),
