@@ -35,8 +35,8 @@ const REPLY_LIMIT: Duration = Duration::from_secs(30);
 pub struct Options {
     /// The notebook, with its parameters injected.
     pub notebook: Notebook,
-    /// Where it is written while it runs and at its end; nowhere unless given.
-    pub output: Option<Location>,
+    /// Where it is written while it runs and at its end.
+    pub output: Location,
     /// When it is written.
     pub saving: Saving,
     /// The kernel's name; the notebook's own unless given.
@@ -122,32 +122,36 @@ pub async fn execute(
             return (record.notebook, Ending::Kernel(message));
         }
     };
-    if let Err(error) = record.save_first().await {
-        return (record.notebook, Ending::Save(error));
+    if let Err(ending) = saved(&mut signals, record.save_first()).await {
+        return (record.notebook, ending);
     }
     let start = async {
         let spec = spec?;
         let kernel = Kernel::start(&spec, options.launch, &options.folder, options.start_timeout);
         kernel.await.map_err(|error| Ending::Kernel(error.to_string()))
     };
-    let started = tokio::select! {
-        started = start => started,
-        number = signals.next() => Err(Ending::Signalled(number)),
-    };
+    let started = signals.unless(start).await.unwrap_or_else(|n| Err(Ending::Signalled(n)));
     let mut run = Run { record, signals, limit: options.cell_timeout, progress: &mut progress };
     let (ending, stopped) = match started {
         Err(ending) => (ending, true),
         Ok(kernel) => run.all(kernel).await,
     };
-    let mut record = run.record;
+    let Run { mut record, mut signals, .. } = run;
     record.finish(stopped);
     progress(Progress::Ended);
-    match record.save().await {
-        Ok(()) => (record.notebook, ending),
+    match saved(&mut signals, record.save()).await {
         // A full disk must not hide that a cell failed before it.
-        Err(error) if matches!(ending, Ending::Succeeded) => (record.notebook, Ending::Save(error)),
-        Err(_) => (record.notebook, ending),
+        Err(unsaved) if matches!(ending, Ending::Succeeded) => (record.notebook, unsaved),
+        _ => (record.notebook, ending),
     }
+}
+
+/// Waits for a save, which hangs where a server or the reader of a pipe does, until a signal.
+async fn saved(
+    signals: &mut Signals,
+    save: impl Future<Output = Result<(), String>>,
+) -> Result<(), Ending> {
+    signals.unless(save).await.map_err(Ending::Signalled)?.map_err(Ending::Save)
 }
 
 struct Run<'a> {
@@ -213,7 +217,7 @@ impl Run<'_> {
             match (result, error) {
                 (Some(ending), _) => return Err(ending),
                 (None, Some(error)) => return Ok(Some((at, error))),
-                (None, None) => self.record.save_if_due().await.map_err(Ending::Save)?,
+                (None, None) => saved(&mut self.signals, self.record.save_if_due()).await?,
             }
         }
         Ok(None)
@@ -263,8 +267,8 @@ impl Run<'_> {
                 }
                 () = sleep_until(next_save) => {
                     self.record.store(at, execution);
-                    if let Err(error) = self.record.save().await {
-                        return Ok(Some(Ending::Save(error)));
+                    if let Err(ending) = saved(&mut self.signals, self.record.save()).await {
+                        return Ok(Some(ending));
                     }
                     continue;
                 }

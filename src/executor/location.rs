@@ -74,11 +74,25 @@ impl Location {
     /// Says what failed; what stood there stays.
     pub async fn write(&self, content: Vec<u8>) -> Result<(), String> {
         let written = match self {
-            Self::Standard => std::io::stdout().lock().write_all(&content),
-            Self::File(path) => write_named(path, &content),
             Self::Url(url) => return super::remote::write(url, content).await,
+            Self::File(path) if !self.is_stream() => write_named(path, &content),
+            _ => self.clone().write_slowly(content).await,
         };
         written.map_err(|error| format!("failed to write {self}: {error}"))
+    }
+
+    /// Writes into what may wait for its reader. On a thread of its own, so that whoever waits for it
+    /// can give up, and this process then end.
+    async fn write_slowly(self, content: Vec<u8>) -> std::io::Result<()> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("write".into()).spawn(move || {
+            let mut stdout = std::io::stdout();
+            let _ = tell.send(match self.file() {
+                Some(path) => write_named(path, &content),
+                None => stdout.write_all(&content).and_then(|()| stdout.flush()),
+            });
+        })?;
+        told.await.map_err(std::io::Error::other)?
     }
 }
 

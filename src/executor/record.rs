@@ -39,7 +39,7 @@ pub struct Record {
     pub notebook: Notebook,
     /// The outputs of its cells.
     pub book: Book,
-    output: Option<Location>,
+    output: Location,
     saving: Saving,
     started: jiff::Timestamp,
     last_save: Instant,
@@ -50,7 +50,7 @@ impl Record {
     /// Takes a notebook and clears what an earlier run left in it, as papermill does.
     pub fn new(
         mut notebook: Notebook,
-        output: Option<Location>,
+        output: Location,
         saving: Saving,
         output_limit: usize,
     ) -> Self {
@@ -176,7 +176,7 @@ impl Record {
     }
 
     fn pace(&self) -> Duration {
-        let remote = self.output.as_ref().is_some_and(Location::is_remote);
+        let remote = self.output.is_remote();
         let rarely = if remote { RARELY_REMOTE } else { RARELY };
         let usual = (self.save_cost * 20).clamp(Duration::from_secs(1), rarely);
         // What takes longer than that to write is written half of the time at most.
@@ -208,9 +208,7 @@ impl Record {
     /// It cannot be written; what stood there stays.
     pub async fn save(&mut self) -> Result<(), String> {
         let begin = Instant::now();
-        if let Some(output) = &self.output {
-            output.write(self.notebook.write().into_bytes()).await?;
-        }
+        self.output.write(self.notebook.write().into_bytes()).await?;
         self.last_save = Instant::now();
         self.save_cost = begin.elapsed();
         Ok(())

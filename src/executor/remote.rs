@@ -3,11 +3,18 @@
 //! Owns which schemes are known, where their credentials come from (the environment, as each
 //! vendor's own tools read them) and what must not be shown of a URL.
 
+use std::time::Duration;
+
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 /// Variables whose names begin so configure an object store.
 const PREFIXES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+
+/// A web server may take this long to be reached,
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// and to say something.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A URL that may be shown: without user, password, query and fragment, which carry secrets.
 pub fn without_secrets(text: &str) -> String {
@@ -32,10 +39,7 @@ pub async fn read(text: &str) -> Result<Vec<u8>, String> {
     match place(text)? {
         Place::Web(url) => {
             let request = client()?.get(url).header("Accept", "application/json");
-            let response = request.send().await.map_err(|error| failed(&error.without_url()))?;
-            let response = response.error_for_status().map_err(|e| failed(&e.without_url()))?;
-            let bytes = response.bytes().await.map_err(|error| failed(&error.without_url()))?;
-            Ok(bytes.into())
+            Ok(answer(request).await.map_err(|error| failed(&error))?)
         }
         Place::Store(store, path) => {
             let found = store.get(&path).await.map_err(|error| failed(&error))?;
@@ -55,15 +59,19 @@ pub async fn write(text: &str, content: Vec<u8>) -> Result<(), String> {
     match place(text)? {
         Place::Web(url) => {
             let request = client()?.put(url).header("Content-Type", "application/json");
-            let response = request.body(content).send().await;
-            let response = response.map_err(|error| failed(&error.without_url()))?;
-            response.error_for_status().map_err(|error| failed(&error.without_url()))?;
+            answer(request.body(content)).await.map_err(|error| failed(&error))?;
         }
         Place::Store(store, path) => {
             store.put(&path, content.into()).await.map_err(|error| failed(&error))?;
         }
     }
     Ok(())
+}
+
+/// What a web server answers, if it is well. Errors do not show the address.
+async fn answer(request: reqwest::RequestBuilder) -> Result<Vec<u8>, reqwest::Error> {
+    let answer = async { request.send().await?.error_for_status()?.bytes().await };
+    answer.await.map(Into::into).map_err(reqwest::Error::without_url)
 }
 
 enum Place {
@@ -106,7 +114,10 @@ fn store(url: &Url, shown: &str) -> Result<Place, String> {
 
 fn client() -> Result<reqwest::Client, String> {
     prepare_tls();
-    let builder = reqwest::Client::builder().user_agent("jupyterflow");
+    let builder = reqwest::Client::builder()
+        .user_agent("jupyterflow")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT);
     builder.build().map_err(|error| format!("no HTTP client: {}", causes(&error)))
 }
 

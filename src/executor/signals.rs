@@ -45,4 +45,13 @@ impl Signals {
         });
         futures::future::select_all(waits).await.0
     }
+
+    /// Waits for work that may hang. A signal ends the wait, and its number is the error.
+    pub async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Result<T, i32> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            number = self.next() => Err(number),
+        }
+    }
 }

@@ -103,3 +103,33 @@ http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_
         ended.says(&format!("http://127.0.0.1:{}/", server.port));
     }
 }
+
+/// A server that takes connections and never answers, and a reader of a pipe who never reads: a
+/// signal ends the wait.
+#[test]
+fn a_write_that_hangs_ends_with_a_signal() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/out.ipynb", silent.local_addr().unwrap());
+    let place = Place::new();
+    assert!(place.command("mkfifo").arg("pipe").status().unwrap().success());
+    let mut reader = place.command("sh").args(["-c", "exec sleep 60 < pipe"]).spawn().unwrap();
+    // More than a pipe holds.
+    place.notebook("in.ipynb", &["print('x' * 1_000_000)\nopen('done', 'w')"]);
+    for output in [url.as_str(), "pipe"] {
+        let _ = std::fs::remove_file(place.path("done"));
+        let args = ["exec", "in.ipynb", output, "--no-request-save-on-cell-execute"];
+        let mut exec = place.spawn(&args);
+        wait_for("the kernel to have come and gone", || {
+            place.path("done").exists() && !has_child(exec.child.id())
+        });
+        exec.signal(rustix::process::Signal::TERM);
+        assert_eq!(exec.end(), 143, "{output}: {}", exec.log());
+    }
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+}
+
+fn has_child(id: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+    children.is_ok_and(|children| !children.trim().is_empty())
+}

@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +24,21 @@ PROGRAM, ROOT = Path(sys.argv[1]), Path(sys.argv[2])
 TIMES = ("start_time", "end_time", "duration")
 LAUNCHES = ("exact", "slim")
 LIMIT = 60
+#: ipykernel's shutdown can deadlock, and papermill then waits for ever: seldom so often.
+TRIES = 4
 
 
 def theirs(folder, arguments):
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", *arguments]
-    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT)
-    return done.returncode
+    for _ in range(TRIES):
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            return process.wait(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            print(f"papermill hung in {folder}", file=sys.stderr)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    raise TimeoutError(f"papermill hung {TRIES} times in {folder}")
 
 
 def ours(folder, arguments, launch):
@@ -151,11 +161,7 @@ def one(case):
             book = copy.deepcopy(source) if not isinstance(source, list) else notebook(source)
             options.get("edit", lambda _: None)(book)
             (folder / "in.ipynb").write_text(json.dumps(book))
-    try:
-        code = theirs(folders["theirs"], ["in.ipynb", output, *arguments])
-    except subprocess.TimeoutExpired:
-        # ipykernel's shutdown can deadlock, and papermill waits for ever: seldom twice.
-        code = theirs(folders["theirs"], ["in.ipynb", output, *arguments])
+    code = theirs(folders["theirs"], ["in.ipynb", output, *arguments])
     expected = [normal(path, options) for path in sorted(folders["theirs"].glob("out*.ipynb"))]
     found, talk = [], ""
     launches = [launch for launch in LAUNCHES if launch == "exact" or name not in OTHER_KERNELS]

@@ -36,11 +36,13 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
 
 /// Writes a notebook with its parameters, and runs nothing.
 pub fn prepare_only(args: &Args) -> Result<Code, CliError> {
-    block_on(async {
-        let task = Task::new(args).await?;
-        task.output.write(task.notebook.write().into_bytes()).await.map_err(CliError::failed)?;
-        Ok(Code::Done)
-    })
+    block_on(write_prepared(args))
+}
+
+async fn write_prepared(args: &Args) -> Result<Code, CliError> {
+    let task = Task::new(args).await?;
+    task.output.write(task.notebook.write().into_bytes()).await.map_err(CliError::failed)?;
+    Ok(Code::Done)
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
@@ -53,21 +55,17 @@ async fn execute(args: &Args) -> Result<Code, CliError> {
         return help_notebook(args).await;
     }
     if args.prepare_only {
-        let task = Task::new(args).await?;
-        task.output.write(task.notebook.write().into_bytes()).await.map_err(CliError::failed)?;
-        return Ok(Code::Done);
+        return write_prepared(args).await;
     }
     if let Some(folder) = args.cwd.as_deref().filter(|folder| !folder.is_dir()) {
         let folder = folder.display();
         return Err(CliError::usage(format!("the working directory {folder} does not exist")));
     }
     let Task { notebook, output, talk } = Task::new(args).await?;
-    let to_stdout = output == Location::Standard;
-    let mut view = View::new(args, talk, to_stdout)?;
+    let mut view = View::new(args, talk, output == Location::Standard)?;
     let timeout = args.execution_timeout.and_then(|seconds| u64::try_from(seconds).ok());
     let options = Options {
         notebook,
-        output: (!to_stdout).then(|| output.clone()),
         saving: Saving {
             cells: !args.no_request_save_on_cell_execute && !output.is_stream(),
             during: match args.autosave_cell_every {
@@ -75,6 +73,7 @@ async fn execute(args: &Args) -> Result<Code, CliError> {
                 Some(seconds) => Some(Duration::from_secs(seconds)).filter(|time| !time.is_zero()),
             },
         },
+        output,
         kernel: args.kernel.clone(),
         launch: args.launch,
         folder: args.cwd.clone().unwrap_or_else(|| PathBuf::from(".")),
@@ -84,9 +83,6 @@ async fn execute(args: &Args) -> Result<Code, CliError> {
     };
     let (notebook, ending) = executor::execute(options, |event| view.show(&event)).await;
     view.close();
-    if to_stdout {
-        output.write(notebook.write().into_bytes()).await.map_err(CliError::failed)?;
-    }
     let (phase, message) = ending.describe();
     if let Some(file) = &args.outputs_json {
         let outputs = Outputs::new(phase, message.clone(), executor::collect(&notebook));

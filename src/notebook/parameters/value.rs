@@ -291,7 +291,8 @@ pub fn decimal<'a>(parts: impl IntoIterator<Item = &'a str>, radix: u32) -> Opti
     Some(text)
 }
 
-fn signed(text: &str) -> (&str, &str) {
+/// A number's sign, `-` or nothing, and the rest.
+pub fn signed(text: &str) -> (&str, &str) {
     match text.as_bytes().first() {
         Some(b'-') => ("-", &text[1..]),
         Some(b'+') => ("", &text[1..]),

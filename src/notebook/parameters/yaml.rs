@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::Parameters;
-use super::value::{Key, Parameter, decimal, python_float};
+use super::value::{Key, Parameter, decimal, python_float, signed};
 
 /// So many values aliases may add to those that a text of its length can hold.
 const MOST_REPEATED: usize = 10_000;
@@ -320,10 +320,6 @@ fn is_boolean(text: &str) -> bool {
     words.into_iter().any(shaped)
 }
 
-fn unsigned(text: &str) -> &str {
-    text.strip_prefix(['-', '+']).unwrap_or(text)
-}
-
 fn all(text: &str, sound: impl Fn(char) -> bool) -> bool {
     !text.is_empty() && text.chars().all(sound)
 }
@@ -352,7 +348,7 @@ fn are_sixtieths<'a>(mut parts: impl Iterator<Item = &'a str>) -> bool {
 }
 
 fn is_float(text: &str) -> bool {
-    let body = unsigned(text);
+    let body = signed(text).1;
     if matches!(body, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
         return true;
     }
@@ -377,7 +373,7 @@ fn is_float(text: &str) -> bool {
 }
 
 fn is_integer(text: &str) -> bool {
-    let body = unsigned(text);
+    let body = signed(text).1;
     if let Some(rest) = body.strip_prefix("0b") {
         return all(rest, |c| matches!(c, '0' | '1' | '_'));
     }
@@ -394,7 +390,7 @@ fn is_integer(text: &str) -> bool {
 
 fn integer(text: &str) -> Option<String> {
     let plain = text.replace('_', "");
-    let body = unsigned(&plain);
+    let body = signed(&plain).1;
     let digits = if let Some(rest) = body.strip_prefix("0b") {
         decimal([rest], 2)?
     } else if let Some(rest) = body.strip_prefix("0x") {
@@ -410,7 +406,7 @@ fn integer(text: &str) -> Option<String> {
 
 fn float(text: &str) -> Option<f64> {
     let plain = text.replace('_', "").to_lowercase();
-    let body = unsigned(&plain);
+    let body = signed(&plain).1;
     let magnitude = match body {
         ".inf" => f64::INFINITY,
         ".nan" => return Some(f64::NAN),
