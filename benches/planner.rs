@@ -12,7 +12,7 @@ use jupyterflow::plan::{
     ChangeCursor, Definition, Ledger, Observed, Phase, PipelineFacts, RunFact, Seen, Trigger, plan,
 };
 use jupyterflow::spec::{Fingerprint, Pipeline, fingerprint::Files, parse};
-use jupyterflow::types::{Period, PipelineId, RunId, Timestamp, TriggerKind};
+use jupyterflow::types::{PipelineId, RunId, Timestamp, TriggerKind};
 
 struct World {
     id: PipelineId,
@@ -43,13 +43,17 @@ fn world(number: usize, now: Timestamp) -> World {
             phase: Phase::Succeeded,
             started_at: Some(now),
             finished_at: Some(now),
+            ended: Some(u64::from(key)),
             stop_requested: false,
             host: Observed::Absent,
         }
     });
     let runs = runs.collect();
-    let change =
-        ChangeCursor { generation: 20, accepted: Some(std::sync::Arc::new(fingerprint.clone())) };
+    let change = ChangeCursor {
+        generation: 20,
+        accepted: Some(std::sync::Arc::new(fingerprint.clone())),
+        run: None,
+    };
     let ledger = Ledger { change, ..Ledger::default() };
     World { id, pipeline, fingerprint, ledger, runs }
 }
@@ -64,15 +68,8 @@ fn pass(worlds: &[World], now: Timestamp) -> usize {
             still_since: now,
             inputs_written: None,
         };
-        let facts = PipelineFacts {
-            id: &world.id,
-            seen: Seen::Good,
-            definition: Some(definition),
-            ledger: &world.ledger,
-            runs: &world.runs,
-            settle: Period::from_seconds(0),
-            lacks: None,
-        };
+        let (seen, ledger) = (Seen::Good, &world.ledger);
+        let facts = PipelineFacts::new(&world.id, seen, Some(definition), ledger, &world.runs);
         plan(&facts, now).actions.len()
     });
     plans.sum()

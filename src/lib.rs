@@ -7,7 +7,7 @@
 //! ```
 //! use jupyterflow::plan::{Definition, Ledger, PipelineFacts, Seen, plan};
 //! use jupyterflow::spec::{Fingerprint, fingerprint::Files, parse};
-//! use jupyterflow::types::{Period, PipelineId};
+//! use jupyterflow::types::PipelineId;
 //!
 //! let documents = parse("name: hello\nsteps: {a: {run: echo hello}}", "jupyterflow.yaml", "", 100);
 //! let pipeline = &documents.pipelines[0];
@@ -22,20 +22,14 @@
 //!     still_since: now,
 //!     inputs_written: None,
 //! };
-//! let facts = PipelineFacts {
-//!     id: &id,
-//!     seen: Seen::Good,
-//!     definition: Some(definition),
-//!     ledger: &Ledger::default(),
-//!     runs: &[],
-//!     settle: Period::from_seconds(0),
-//!     lacks: None,
-//! };
+//! let ledger = Ledger::default();
+//! let facts = PipelineFacts::new(&id, Seen::Good, Some(definition), &ledger, &[]);
 //! let planned = plan(&facts, now);
 //! assert_eq!(planned.actions[0].word(), "start");
 //! assert_eq!(planned.actions[0].reason(), "first sight of the pipeline");
 //! ```
 
+pub mod check;
 pub mod cli;
 pub mod engine;
 pub mod executor;

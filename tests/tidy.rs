@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 /// Rooms, each with the rooms that it may import. The more telling prefix comes first.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("types", &[]),
     ("notebook", &["types"]),
     ("schedule", &["types"]),
@@ -20,6 +20,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("source", &["types", "notebook", "spec", "schedule", "plan", "source"]),
     ("store", &["types", "notebook", "spec", "schedule", "plan", "store"]),
     ("executor", &["types", "notebook", "executor"]),
+    ("check", &["types", "spec", "plan", "check"]),
     (
         "engine",
         &["types", "notebook", "spec", "schedule", "plan", "engine", "source", "store", "executor"],
@@ -35,6 +36,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
             "engine",
             "source",
             "store",
+            "check",
             "reconcile",
         ],
     ),
@@ -49,6 +51,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
             "engine",
             "source",
             "store",
+            "check",
             "executor",
             "reconcile",
             "cli",
@@ -59,7 +62,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
 ];
 
 /// Adapters by name: only the command line wires them.
-const ADAPTERS: [&str; 3] = ["SqliteStore", "DirectorySource", "LocalEngine"];
+const ADAPTERS: [&str; 4] = ["SqliteStore", "DirectorySource", "LocalEngine", "HttpChecks"];
 
 const CORE: [&str; 5] = ["types", "notebook", "schedule", "spec", "plan"];
 
@@ -139,6 +142,7 @@ fn only_the_command_line_wires_adapters() {
         let home = |adapter: &str| match adapter {
             "SqliteStore" => "store",
             "DirectorySource" => "source",
+            "HttpChecks" => "check",
             _ => "engine",
         };
         for adapter in ADAPTERS {

@@ -149,10 +149,6 @@ pub enum TriggerState {
     /// It wants a run that waits.
     Waiting,
     /// The next try has its time.
-    #[expect(
-        dead_code,
-        reason = "the schema names all states; the first trigger to back off is later work"
-    )]
     Backoff,
     /// A person suspended it.
     Suspended,

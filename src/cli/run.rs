@@ -150,7 +150,7 @@ fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<
         if count > heard {
             if heard == 0 {
                 follower.say("stopping the run; once more ends it at once");
-                session.store.request_stop(name)?;
+                session.store.request_stop(name, None)?;
             } else {
                 session.engine.kill(name);
             }

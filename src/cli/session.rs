@@ -7,8 +7,9 @@ use std::path::Path;
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::place::Place;
+use crate::check::{Access, HttpChecks};
 use crate::engine::local::LocalEngine;
-use crate::plan::{Observed, Phase, Run};
+use crate::plan::{Limits, Observed, Phase, Run};
 use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, Settle, World};
 use crate::source::DirectorySource;
 use crate::store::{FileText, SqliteStore, Store, StoreError, StoredRun};
@@ -32,6 +33,7 @@ pub struct Session {
     pub engine: LocalEngine,
     /// How passes look.
     pub scope: Scope,
+    checks: HttpChecks,
     memory: Memory,
 }
 
@@ -66,13 +68,24 @@ impl Session {
             settle: Settle::TwoLooks,
             max_points: global.max_points,
             below: place.below.clone(),
+            limits: Limits::default(),
+            adopt: false,
         };
-        Self { place, store, source, engine, scope, memory: Memory::default() }
+        // Whoever starts this process writes these files: what they name may be private.
+        let access = Access { trusted: true, allowed: Vec::new() };
+        let checks = HttpChecks::new(access, true);
+        Self { place, store, source, engine, scope, checks, memory: Memory::default() }
     }
 
-    /// Waits for a source to stand still, as `up` does.
-    pub fn settle_after(&mut self, period: Period) {
-        self.scope.settle = Settle::After(period);
+    /// Looks as a daemon does: it waits for a source to stand still, and for no answer of a check.
+    pub fn stay(&mut self, settle: Period) {
+        self.scope.settle = Settle::After(settle);
+        self.checks = HttpChecks::new(Access { trusted: true, allowed: Vec::new() }, false);
+    }
+
+    /// How many answers of checks came so far.
+    pub fn answers(&self) -> u64 {
+        self.checks.answers()
     }
 
     /// The world that the loop sees.
@@ -81,8 +94,8 @@ impl Session {
     }
 
     fn parts(&mut self) -> (World<'_>, &mut Memory) {
-        let Self { source, store, engine, memory, .. } = self;
-        (World { source, store, engine }, memory)
+        let Self { source, store, engine, checks, memory, .. } = self;
+        (World { source, store, engine, checks }, memory)
     }
 
     /// One look at an instant.

@@ -95,7 +95,7 @@ pub fn print_status(
             let actions = look.iter().flat_map(|look| look.plan.actions());
             let wanted: Vec<&Action> =
                 actions.filter(|(other, _)| *other == id).map(|(_, action)| action).collect();
-            pipelines.push(pipeline_status(id, seeing, &own, &not_done, &wanted));
+            pipelines.push(pipeline_status(id, seeing, &own, &not_done, &wanted, now));
         }
     }
     // Warnings are for `validate` and `plan`.
@@ -112,6 +112,7 @@ fn pipeline_status(
     runs: &[Run],
     not_done: &[&NotDone],
     wanted: &[&Action],
+    now: Timestamp,
 ) -> PipelineStatus {
     let ledger = seeing.stored.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
     let suspended = ledger.suspended.is_some();
@@ -119,59 +120,68 @@ fn pipeline_status(
         let of_kind = runs.iter().filter(|run| kind.is_none_or(|kind| run.trigger.kind == kind));
         of_kind.max_by_key(|run| run.created_at)
     };
-    let next_run = ledger.schedules.iter().filter_map(|schedule| schedule.next).min();
-    let said = |reasons: &[Reason]| not_done.iter().find(|one| reasons.contains(&one.reason));
+    let next_tick = ledger.schedules.iter().filter_map(|schedule| schedule.next).min();
     // What the next pass would start is wanted, and waits for that pass.
     let due = |kind: TriggerKind| {
         let of_kind = |action: &&&Action| action.trigger().is_some_and(|own| own.kind == kind);
         wanted.iter().find(of_kind).map(|action| format!("next pass: {}", action.reason()))
     };
-    let trigger = |kind: TriggerKind, state: TriggerState, message: Option<String>| TriggerStatus {
-        kind,
-        state: if suspended && state != TriggerState::NotExecutedYet {
+    let trigger = |kind: TriggerKind, words: Option<String>, next: Option<Timestamp>| {
+        let own = not_done.iter().find(|one| {
+            let shared =
+                matches!(state_of(one.reason), TriggerState::Waiting | TriggerState::Unknown);
+            let change = kind == TriggerKind::Change && one.trigger.is_none();
+            one.trigger == Some(kind) || (change && shared)
+        });
+        let known = own.map_or(TriggerState::Idle, |own| state_of(own.reason));
+        let due = due(kind).filter(|_| known != TriggerState::Unknown);
+        let (state, message) = match (due, known) {
+            (Some(due), _) => (TriggerState::Waiting, Some(due)),
+            (None, TriggerState::Idle) => (known, None),
+            (None, _) => (known, own.map(|own| own.message.clone())),
+        };
+        let state = if suspended && state != TriggerState::NotExecutedYet {
             TriggerState::Suspended
         } else {
             state
-        },
-        message,
-        last_at: newest(Some(kind)).map(|run| run.created_at),
-        next_at: next_run.filter(|_| kind == TriggerKind::Schedule && !suspended),
+        };
+        let next =
+            own.filter(|_| state == TriggerState::Backoff).and_then(|own| own.until).or(next);
+        TriggerStatus {
+            kind,
+            state,
+            message: words.or(message),
+            last_at: newest(Some(kind)).map(|run| run.created_at),
+            next_at: next.filter(|_| !suspended),
+        }
     };
     let mut triggers = Vec::new();
     if let Some(pipeline) = &seeing.pipeline {
         let wanted = pipeline.triggers();
         if wanted.change {
-            let waiting = [Reason::Settling, Reason::Waiting, Reason::MissingSecret];
-            let unknown = [Reason::SourceUnreadable, Reason::InvalidFile, Reason::Unknown];
-            let due = due(TriggerKind::Change);
-            let (state, message) = match (said(&unknown), said(&waiting)) {
-                (None, _) if due.is_some() => (TriggerState::Waiting, due),
-                (Some(not_done), _) => (TriggerState::Unknown, Some(not_done.message.clone())),
-                (None, Some(not_done)) => (TriggerState::Waiting, Some(not_done.message.clone())),
-                (None, None) => (TriggerState::Idle, None),
-            };
-            triggers.push(trigger(TriggerKind::Change, state, message));
+            triggers.push(trigger(TriggerKind::Change, None, None));
         }
         for schedule in &wanted.schedules {
             let line = format!("{} ({})", schedule.cron.line(), schedule.cron.zone().name());
-            let state = match due(TriggerKind::Schedule) {
-                Some(_) => TriggerState::Waiting,
-                None => TriggerState::Idle,
-            };
-            triggers.push(trigger(TriggerKind::Schedule, state, Some(line)));
+            let next = ledger.schedules.iter().find(|cursor| cursor.is_of(schedule));
+            let next = next.and_then(|cursor| cursor.next);
+            triggers.push(trigger(TriggerKind::Schedule, Some(line), next));
         }
-        for (there, kind) in [
-            (wanted.stale.is_some(), TriggerKind::Stale),
-            (wanted.check.is_some(), TriggerKind::Check),
-            (!wanted.pipelines.is_empty(), TriggerKind::Pipelines),
-            (wanted.pull_request, TriggerKind::PullRequest),
-        ] {
-            if there {
-                let message = Some("valid, not executed by this version".to_owned());
-                triggers.push(trigger(kind, TriggerState::NotExecutedYet, message));
-            }
+        if let Some(stale) = &wanted.stale {
+            let at = ledger.success.as_ref().and_then(|success| stale.due(success.at));
+            triggers.push(trigger(TriggerKind::Stale, None, at.filter(|at| *at > now)));
+        }
+        if wanted.check.is_some() {
+            triggers.push(trigger(TriggerKind::Check, None, None));
+        }
+        if !wanted.pipelines.is_empty() {
+            triggers.push(trigger(TriggerKind::Pipelines, None, None));
+        }
+        if wanted.pull_request {
+            triggers.push(trigger(TriggerKind::PullRequest, None, None));
         }
     }
+    let next_run = triggers.iter().filter_map(|one| one.next_at).chain(next_tick).min();
     let quiet = [Reason::UpToDate, Reason::NotExecutedYet];
     PipelineStatus {
         name: id.name.to_string(),
@@ -187,6 +197,32 @@ fn pipeline_status(
         last_run: newest(None).map(|run| run.name.clone()),
         next_run: next_run.filter(|_| !suspended),
         triggers,
+    }
+}
+
+/// Where a trigger stands for which something is not done.
+fn state_of(reason: Reason) -> TriggerState {
+    match reason {
+        Reason::UpToDate
+        | Reason::Adopted
+        | Reason::WrittenByRun
+        | Reason::SourceChanged
+        | Reason::Missed
+        | Reason::TooLate
+        | Reason::Orphaned
+        | Reason::ManagedElsewhere
+        | Reason::NameTaken
+        | Reason::MissingOutput => TriggerState::Idle,
+        Reason::Settling
+        | Reason::Waiting
+        | Reason::Superseded
+        | Reason::Forbidden
+        | Reason::LimitReached
+        | Reason::MissingSecret => TriggerState::Waiting,
+        Reason::Backoff | Reason::StillNeeded => TriggerState::Backoff,
+        Reason::Suspended => TriggerState::Suspended,
+        Reason::NotExecutedYet => TriggerState::NotExecutedYet,
+        Reason::SourceUnreadable | Reason::InvalidFile | Reason::Unknown => TriggerState::Unknown,
     }
 }
 

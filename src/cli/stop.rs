@@ -35,7 +35,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         print::talk(&format!("run {name} ended already: {}", stored.run.phase));
         return Ok(Code::Done);
     }
-    session.store.request_stop(name)?;
+    session.store.request_stop(name, None)?;
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         reconcile::end_if_stopped(&mut session.world(), name, Timestamp::now())?;

@@ -81,7 +81,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let code = if args.once {
         once(global, &mut session, &signals)
     } else {
-        session.settle_after(SETTLE);
+        session.stay(SETTLE);
         forever(args, global, &mut session, &signals)
     };
     if shared {
@@ -214,6 +214,7 @@ fn forever(
     let mut trouble = None;
     loop {
         in_place(session)?;
+        let answers = session.answers();
         let (pulse, next) = match pass(session, &mut told, &mut open) {
             Ok(passed) => {
                 trouble = None;
@@ -244,8 +245,10 @@ fn forever(
                 return Ok(Code::Signal(number));
             }
             let tick = next.is_some_and(|next| next <= Timestamp::now());
-            let woken =
-                || pulse.is_some() && session.store.pulse().is_ok_and(|now| Some(now) != pulse);
+            let woken = || {
+                let stored = || session.store.pulse().is_ok_and(|now| Some(now) != pulse);
+                session.answers() != answers || (pulse.is_some() && stored())
+            };
             if Instant::now() >= due || (Instant::now() >= rest && (tick || woken())) {
                 break;
             }

@@ -4,6 +4,9 @@
 
 use std::fmt;
 
+use indexmap::IndexMap;
+use serde_json::Value;
+
 use super::ledger::Ledger;
 use super::report::NotDone;
 use super::run::Trigger;
@@ -34,6 +37,8 @@ pub enum Action {
         reason: String,
         /// Whether something is at work on it, which then ends itself.
         hosted: bool,
+        /// The newer run that takes its place; none where a person asked for its end.
+        by: Option<RunName>,
     },
     /// Write to the ledger without a run.
     Record {
@@ -53,6 +58,8 @@ pub struct Claim {
     pub trigger: Trigger,
     /// In words, most telling first.
     pub because: Vec<String>,
+    /// Parameters that the trigger gives.
+    pub params: IndexMap<String, Value>,
     /// Whether it can start at once; else it waits in the queue.
     pub start: bool,
 }
@@ -104,6 +111,15 @@ impl Action {
             Self::Claim(_) | Self::Record { .. } => "record",
             Self::Start { .. } => "start",
             Self::Stop { .. } => "stop",
+        }
+    }
+
+    /// Whether a host begins to work.
+    pub fn starts(&self) -> bool {
+        match self {
+            Self::Claim(claim) => claim.start,
+            Self::Start { .. } => true,
+            Self::Stop { .. } | Self::Record { .. } => false,
         }
     }
 

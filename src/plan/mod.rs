@@ -5,21 +5,29 @@
 
 mod action;
 mod change;
+mod check;
 mod history;
 mod ledger;
+mod limits;
 mod moves;
 mod observed;
 mod planner;
 mod report;
 mod run;
+mod stale;
 mod ticks;
+mod upstream;
+mod want;
 
 pub use action::{Action, Claim, PipelinePlan, Plan};
+pub use check::{CheckSeen, Reply};
 pub use history::prunable;
-pub use ledger::{ChangeCursor, Ledger, ScheduleCursor, SkipRecord};
+pub use ledger::{Backfilled, ChangeCursor, Ledger, ScheduleCursor, SkipRecord, Success};
+pub use limits::{Asks, Limits, rooms};
 pub use moves::{Vanished, moved_from};
 pub use observed::{Definition, Observed, PipelineFacts, RunFact, Seen, settled_at};
 pub use planner::plan;
 pub use report::{NotDone, Reason};
 pub use run::{Artifact, Phase, Run, StepRecord, Trigger};
-pub use ticks::advance as advance_schedules;
+pub use ticks::{advance as advance_schedules, record as record_ticks};
+pub use upstream::Upstream;

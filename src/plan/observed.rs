@@ -2,8 +2,10 @@
 //!
 //! Owns the words for what is known, unknown and absent.
 
+use super::check::CheckSeen;
 use super::ledger::Ledger;
 use super::run::{Phase, Trigger};
+use super::upstream::Upstream;
 use crate::spec::{Fingerprint, Pipeline, Schedule};
 use crate::types::{Period, PipelineId, RunName, Timestamp};
 
@@ -34,6 +36,40 @@ pub struct PipelineFacts<'a> {
     pub settle: Period,
     /// What a person must provide before anything can start, such as a secret.
     pub lacks: Option<&'a str>,
+    /// What its check says; none where it has none.
+    pub check: Option<&'a CheckSeen>,
+    /// The pipelines that it waits for.
+    pub upstreams: &'a [Upstream],
+    /// How many runs may start.
+    pub room: usize,
+    /// Whether first sight is recorded without a run.
+    pub adopt: bool,
+}
+
+impl<'a> PipelineFacts<'a> {
+    /// Facts of a pipeline that waits for nothing and nobody.
+    pub fn new(
+        id: &'a PipelineId,
+        seen: Seen,
+        definition: Option<Definition<'a>>,
+        ledger: &'a Ledger,
+        runs: &'a [RunFact],
+    ) -> Self {
+        let settle = Period::from_seconds(0);
+        Self {
+            id,
+            seen,
+            definition,
+            ledger,
+            runs,
+            settle,
+            lacks: None,
+            check: None,
+            upstreams: &[],
+            room: usize::MAX,
+            adopt: false,
+        }
+    }
 }
 
 /// What a source shows of a pipeline.
@@ -85,7 +121,9 @@ pub struct RunFact {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
-    /// Whether a person wants it stopped.
+    /// Its place in the order in which runs ended.
+    pub ended: Option<u64>,
+    /// Whether its end is wanted, by a person or for a newer run.
     pub stop_requested: bool,
     /// Whether a host is at work on it.
     pub host: Observed<()>,

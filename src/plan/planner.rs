@@ -1,19 +1,21 @@
 //! The planner: facts of a pipeline in, its plan out.
 //!
 //! Owns the order of the decisions: what was claimed is finished first, then ticks are answered,
-//! then changes. It is idempotent: applied and asked again, it has nothing to do.
+//! then all else that is wanted. It is idempotent: applied and asked again, it has nothing to do.
 
-use std::sync::Arc;
+mod queue;
+mod wants;
+
+use indexmap::IndexMap;
 
 use super::action::{Action, Claim, PipelinePlan};
-use super::change::{self, Change};
-use super::ledger::Ledger;
-use super::observed::{Definition, Observed, PipelineFacts, RunFact, Seen, settled_at};
+use super::ledger::{Ledger, Success};
+use super::observed::{Definition, PipelineFacts, Seen};
 use super::report::{NotDone, Reason};
-use super::run::{Phase, Trigger};
+use super::run::Trigger;
 use super::ticks;
 use crate::spec::{Concurrency, Pipeline, Work};
-use crate::types::{RunId, Timestamp, TriggerKind};
+use crate::types::{RunId, RunName, Timestamp, TriggerKind};
 
 /// Plans one pipeline. Nothing but the arguments decides.
 pub fn plan(facts: &PipelineFacts<'_>, now: Timestamp) -> PipelinePlan {
@@ -23,13 +25,17 @@ pub fn plan(facts: &PipelineFacts<'_>, now: Timestamp) -> PipelinePlan {
         actions: Vec::new(),
         not_done: Vec::new(),
         ledger: facts.ledger.clone(),
+        policy: facts.definition.map_or(Concurrency::Queue, |one| one.pipeline.concurrency()),
+        room: facts.room,
         busy: None,
+        next: Vec::new(),
     };
+    planner.take_note_of_success();
     planner.finish_claims();
     planner.orphans();
     if let Some(definition) = &facts.definition {
         planner.schedules(definition);
-        planner.changes(definition);
+        planner.wants(definition);
         planner.later_work(definition.pipeline);
     } else if let Seen::Invalid(message) | Seen::Unreadable(message) = &facts.seen {
         let reason = if matches!(facts.seen, Seen::Invalid(_)) {
@@ -59,81 +65,31 @@ struct Planner<'a> {
     actions: Vec<Action>,
     not_done: Vec<NotDone>,
     ledger: Ledger,
+    policy: Concurrency,
+    /// How many more runs may start.
+    room: usize,
     /// The run that the others wait for.
-    busy: Option<String>,
+    busy: Option<RunName>,
+    /// When triggers may want something.
+    next: Vec<Timestamp>,
 }
 
 impl Planner<'_> {
     fn not(&mut self, reason: Reason, message: String, until: Option<Timestamp>) {
+        self.not_for(None, reason, message, until);
+    }
+
+    fn not_for(
+        &mut self,
+        trigger: Option<TriggerKind>,
+        reason: Reason,
+        message: String,
+        until: Option<Timestamp>,
+    ) {
         // Whoever lacks something names the reason too; once is enough.
         let message = message.replacen(&format!("{reason}: "), "", 1);
         let pipeline = self.facts.id.to_string();
-        self.not_done.push(NotDone { pipeline, reason, message, until });
-    }
-
-    /// Finishes what was claimed: hosts for runs without one, stops that were asked for.
-    fn finish_claims(&mut self) {
-        let facts = self.facts;
-        // Whatever was started already comes first, then the queue in its order.
-        let started = |run: &&RunFact| run.phase != Phase::Pending || run.host != Observed::Absent;
-        let open = facts.runs.iter().filter(|run| !run.phase.is_ended());
-        let (at_work, queued): (Vec<_>, Vec<_>) = open.partition(started);
-        for run in at_work {
-            match run.host {
-                Observed::Known(()) if run.stop_requested => {
-                    let reason = "a person asked for it".into();
-                    let (run, trigger) = (run.name.clone(), run.trigger.clone());
-                    self.actions.push(Action::Stop { run, trigger, reason, hosted: true });
-                }
-                Observed::Known(()) => {
-                    self.not(Reason::Waiting, format!("run {} is at work", run.name), None);
-                }
-                Observed::Unknown => {
-                    let message = format!("nobody can say whether run {} has a host", run.name);
-                    self.not(Reason::Unknown, message, None);
-                }
-                Observed::Absent if run.stop_requested => {
-                    let reason = "a person asked for it, and its host is gone".into();
-                    let (run, trigger) = (run.name.clone(), run.trigger.clone());
-                    self.actions.push(Action::Stop { run, trigger, reason, hosted: false });
-                    continue;
-                }
-                Observed::Absent => {
-                    let reason = "its host was lost".into();
-                    let (run, trigger) = (run.name.clone(), run.trigger.clone());
-                    self.actions.push(Action::Start { run, trigger, reason });
-                }
-            }
-            self.busy.get_or_insert_with(|| run.name.to_string());
-        }
-        for run in queued {
-            let (name, trigger) = (run.name.clone(), run.trigger.clone());
-            if run.stop_requested {
-                let reason = "a person asked for it".into();
-                self.actions.push(Action::Stop { run: name, trigger, reason, hosted: false });
-                continue;
-            }
-            if facts.seen == Seen::Gone {
-                let message = format!("run {name} does not begin: its pipeline is gone");
-                self.not(Reason::Orphaned, message, None);
-                continue;
-            }
-            match (&self.busy, facts.lacks) {
-                (Some(other), _) => {
-                    let message = format!("run {name} waits for run {other}");
-                    self.not(Reason::Waiting, message, None);
-                }
-                (None, Some(lacks)) => {
-                    self.not(Reason::MissingSecret, format!("run {name} waits: {lacks}"), None);
-                    self.busy = Some(name.to_string());
-                }
-                (None, None) => {
-                    self.busy = Some(name.to_string());
-                    let reason = "it is the next in the queue".into();
-                    self.actions.push(Action::Start { run: name, trigger, reason });
-                }
-            }
-        }
+        self.not_done.push(NotDone { pipeline, trigger, reason, message, until });
     }
 
     /// What is answered, in words, and when the next tick is.
@@ -142,11 +98,25 @@ impl Planner<'_> {
         let mut words = Vec::new();
         if cursor.generation > 0 {
             let id = RunId::new(self.facts.id, TriggerKind::Change, &cursor.generation.to_string());
-            let run = id.name(&self.facts.id.name, None);
+            let run = cursor.run.clone().unwrap_or_else(|| id.name(&self.facts.id.name, None));
             words.push(format!("nothing changed since run {run}"));
         }
-        let next = self.ledger.schedules.iter().filter_map(|cursor| cursor.next).min();
-        words.extend(next.map(|_| "the next tick is to come".to_owned()));
+        let tick = self.ledger.schedules.iter().filter_map(|cursor| cursor.next).min();
+        words.extend(tick.map(|_| "the next tick is to come".to_owned()));
+        let next = self.next.iter().copied().chain(tick).min();
+        if let Some(triggers) = self.facts.definition.map(|one| one.pipeline.triggers()) {
+            let age = triggers.stale.as_ref().map(|stale| stale.max_age);
+            words.extend(age.map(|age| format!("the newest success is younger than {age}")));
+            words.extend(
+                triggers.check.as_ref().map(|_| "the check says that none is needed".into()),
+            );
+            let waiting = (!triggers.pipelines.is_empty()).then(|| {
+                let names: Vec<String> =
+                    triggers.pipelines.iter().map(ToString::to_string).collect();
+                format!("waiting for newer successes of {}", names.join(", "))
+            });
+            words.extend(waiting);
+        }
         if words.is_empty() {
             words.push("its runs are asked for by hand".into());
         }
@@ -168,6 +138,14 @@ impl Planner<'_> {
         self.not(Reason::Orphaned, format!("gone from its source since {since}{moved}"), None);
     }
 
+    /// The newest success is remembered, so that it counts when its record is gone.
+    fn take_note_of_success(&mut self) {
+        let Some(newest) = Success::newest(self.facts.runs) else { return };
+        if self.ledger.success.as_ref().is_none_or(|known| known.ordinal < newest.ordinal) {
+            self.ledger.success = Some(newest);
+        }
+    }
+
     fn schedules(&mut self, definition: &Definition<'_>) {
         if self.facts.seen == Seen::Gone {
             return;
@@ -179,36 +157,23 @@ impl Planner<'_> {
             None => resource.then_some(Reason::NotExecutedYet),
         };
         let known = self.ledger.schedules.clone();
-        let (wanted, skipped) = ticks::advance(&mut self.ledger, schedules, blocked, self.now);
-        for instant in wanted {
-            let trigger = Trigger {
-                kind: TriggerKind::Schedule,
-                key: instant.to_string(),
-                scheduled_at: Some(instant),
-                retry_of: None,
-            };
-            let id = RunId::new(self.facts.id, trigger.kind, &trigger.key);
-            let name = id.name(&self.facts.id.name, Some(instant));
-            let late = self.now.duration_since(instant).as_secs();
-            let mut because = vec![format!("scheduled at {instant}")];
-            if late > 60 {
-                because.push(format!(
-                    "missed by {}",
-                    crate::types::Period::from_seconds(late.unsigned_abs())
-                ));
-            }
-            let start = self.busy.is_none() && self.facts.lacks.is_none();
-            if let Some(lacks) = self.facts.lacks {
-                because.push(format!("waiting: {lacks}"));
-            } else if let Some(other) = &self.busy {
-                because.push(format!("queued behind {other}"));
-            }
-            self.busy.get_or_insert_with(|| name.to_string());
-            self.actions.push(Action::Claim(Claim { id, name, trigger, because, start }));
+        let mut ticks = ticks::advance(&mut self.ledger, schedules, blocked, self.now);
+        self.apply_policy(&mut ticks);
+        ticks::record(&mut self.ledger, &ticks);
+        for (instant, _) in ticks.iter().filter(|(_, reason)| reason.is_none()) {
+            self.claim_tick(*instant);
         }
-        if let (Some((reason, first)), Some((_, last))) = (skipped.first(), skipped.last()) {
-            let message = format!("{} ticks from {first} to {last} do not run", skipped.len());
-            self.not(*reason, message.clone(), None);
+        let mut skipped: Vec<(Reason, Vec<Timestamp>)> = Vec::new();
+        for (instant, reason) in ticks.iter().filter_map(|(at, reason)| Some((at, (*reason)?))) {
+            match skipped.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, instants)) => instants.push(*instant),
+                None => skipped.push((reason, vec![*instant])),
+            }
+        }
+        for (reason, instants) in skipped {
+            let (Some(first), Some(last)) = (instants.first(), instants.last()) else { continue };
+            let message = format!("{} ticks from {first} to {last} do not run", instants.len());
+            self.not_for(Some(TriggerKind::Schedule), reason, message.clone(), None);
             self.actions.push(Action::Record { reason: format!("{reason}: {message}") });
         }
         let new = self.ledger.schedules.iter().filter(|cursor| {
@@ -224,86 +189,66 @@ impl Planner<'_> {
         }
     }
 
-    fn changes(&mut self, definition: &Definition<'_>) {
-        match &self.facts.seen {
-            Seen::Good => {}
-            Seen::Gone => return,
-            Seen::Invalid(message) => {
-                let message = format!("{message}; the last good version stays in force");
-                return self.not(Reason::InvalidFile, message, None);
+    /// Ticks that the pipeline's `concurrency` skips: beside a run at work, or before a newer tick.
+    fn apply_policy(&self, ticks: &mut ticks::Ticks) {
+        let mut wanted: Vec<&mut (Timestamp, Option<Reason>)> =
+            ticks.iter_mut().filter(|(_, reason)| reason.is_none()).collect();
+        match self.policy {
+            Concurrency::Queue | Concurrency::Allow => {}
+            Concurrency::Forbid => {
+                let first = usize::from(self.busy.is_none());
+                wanted.iter_mut().skip(first).for_each(|tick| tick.1 = Some(Reason::Forbidden));
             }
-            Seen::Unreadable(message) => {
-                return self.not(Reason::SourceUnreadable, message.clone(), None);
+            Concurrency::Replace => {
+                wanted.pop();
+                wanted.into_iter().for_each(|tick| tick.1 = Some(Reason::Superseded));
             }
         }
-        if !definition.pipeline.triggers().change {
-            return;
-        }
-        let generation = self.ledger.change.generation + 1;
-        let because = match change::judge(definition, &self.ledger, self.facts.runs) {
-            Change::None => return,
-            Change::WrittenByRun { files, run } => {
-                self.ledger.change.accepted = Some(Arc::new(definition.fingerprint.clone()));
-                let message = format!("run {run} wrote {}", files.join(", "));
-                self.actions.push(Action::Record { reason: format!("WrittenByRun: {message}") });
-                return self.not(Reason::WrittenByRun, message, None);
-            }
-            Change::Wanted(because) => because,
-        };
-        let why = because.join("; ");
-        if self.ledger.suspended.is_some() {
-            return self.not(Reason::Suspended, format!("suspended; waiting: {why}"), None);
-        }
-        if let Some(step) = definition.pipeline.steps().iter().find(|step| is_resource(step.work()))
-        {
-            let message = format!("step `{}` is a resource: it needs the argo engine", step.name());
-            return self.not(Reason::NotExecutedYet, message, None);
-        }
-        let still = settled_at(definition.still_since, self.facts.settle);
-        if still > self.now {
-            return self.not(Reason::Settling, why, Some(still));
-        }
-        if let Some(other) = &self.busy {
-            let message = format!("after run {other}: {why}");
-            return self.not(Reason::Waiting, message, None);
-        }
-        if let Some(lacks) = self.facts.lacks {
-            return self.not(Reason::MissingSecret, format!("{lacks}; waiting: {why}"), None);
-        }
+    }
+
+    fn claim_tick(&mut self, instant: Timestamp) {
         let trigger = Trigger {
-            kind: TriggerKind::Change,
-            key: generation.to_string(),
-            scheduled_at: None,
+            kind: TriggerKind::Schedule,
+            key: instant.to_string(),
+            scheduled_at: Some(instant),
             retry_of: None,
         };
         let id = RunId::new(self.facts.id, trigger.kind, &trigger.key);
-        let name = id.name(&self.facts.id.name, None);
-        self.ledger.change.generation = generation;
-        self.ledger.change.accepted = Some(Arc::new(definition.fingerprint.clone()));
-        self.busy = Some(name.to_string());
-        self.actions.push(Action::Claim(Claim { id, name, trigger, because, start: true }));
+        let name = id.name(&self.facts.id.name, Some(instant));
+        let late = self.now.duration_since(instant).as_secs();
+        let mut because = vec![format!("scheduled at {instant}")];
+        if late > 60 {
+            let late = crate::types::Period::from_seconds(late.unsigned_abs());
+            because.push(format!("missed by {late}"));
+        }
+        let free = self.busy.is_none() || self.policy == Concurrency::Allow;
+        if let Some(lacks) = self.facts.lacks {
+            because.push(format!("waiting: {lacks}"));
+        } else if let Some(other) = self.busy.clone().filter(|_| !free) {
+            because.push(format!("queued behind {other}"));
+        }
+        let start = free && self.facts.lacks.is_none() && self.take_room();
+        if self.policy == Concurrency::Replace && !free {
+            self.make_way(&name);
+        }
+        self.busy.get_or_insert_with(|| name.clone());
+        let params = IndexMap::new();
+        self.actions.push(Action::Claim(Claim { id, name, trigger, because, params, start }));
     }
 
     /// Says in so many words what this version validates but does not execute.
     fn later_work(&mut self, pipeline: &Pipeline) {
-        let triggers = pipeline.triggers();
-        let mut words = Vec::new();
-        for (there, word) in [
-            (triggers.stale.is_some(), "trigger `stale`"),
-            (triggers.check.is_some(), "trigger `check`"),
-            (!triggers.pipelines.is_empty(), "trigger `pipelines`"),
-            (triggers.pull_request, "trigger `pullRequest`"),
-            (!pipeline.deployments().is_empty(), "`deploy`"),
-            (pipeline.concurrency() != Concurrency::Queue, "`concurrency` other than queue"),
-            (pipeline.steps().iter().any(|step| step.image().is_some()), "`image`"),
-            (pipeline.steps().iter().any(|step| is_resource(step.work())), "`resource`"),
+        let pull_request = Some(TriggerKind::PullRequest);
+        for (there, trigger, word) in [
+            (pipeline.triggers().pull_request, pull_request, "trigger `pullRequest`"),
+            (!pipeline.deployments().is_empty(), None, "`deploy`"),
+            (pipeline.steps().iter().any(|step| step.image().is_some()), None, "`image`"),
+            (pipeline.steps().iter().any(|step| is_resource(step.work())), None, "`resource`"),
         ] {
             if there {
-                words.push(word);
+                let message = format!("{word} is valid but not executed yet");
+                self.not_for(trigger, Reason::NotExecutedYet, message, None);
             }
-        }
-        for word in words {
-            self.not(Reason::NotExecutedYet, format!("{word} is valid but not executed yet"), None);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::types::Timestamp;
+use crate::types::{Timestamp, TriggerKind};
 
 /// Why something is not done. The list is closed: the schema names each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -100,6 +100,9 @@ impl fmt::Display for Reason {
 pub struct NotDone {
     /// The pipeline, as a person names it.
     pub pipeline: String,
+    /// The trigger that it is about, where it is about one.
+    #[serde(skip)]
+    pub trigger: Option<TriggerKind>,
     /// Why.
     pub reason: Reason,
     /// In words.

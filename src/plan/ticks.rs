@@ -9,14 +9,17 @@ use crate::schedule::{Verdict, admit};
 use crate::spec::Schedule;
 use crate::types::{Timestamp, TriggerKind};
 
-/// Advances the schedule cursors to `now`. Returns the instants that want a run, in order, and how
-/// many were skipped for each reason. `blocked` says why none may run.
+/// What becomes of ticks, in their order: a run, or a reason why not.
+pub type Ticks = Vec<(Timestamp, Option<Reason>)>;
+
+/// Advances the schedule cursors to `now`. Returns the ticks that are due. `blocked` says why none may
+/// run.
 pub fn advance(
     ledger: &mut Ledger,
     schedules: &[Schedule],
     blocked: Option<Reason>,
     now: Timestamp,
-) -> (Vec<Timestamp>, Vec<(Reason, Timestamp)>) {
+) -> Ticks {
     let mut wanted = Vec::new();
     let mut skipped = Vec::new();
     let old = std::mem::take(&mut ledger.schedules);
@@ -55,16 +58,23 @@ pub fn advance(
         (cursor.missed, cursor.max_lateness) = (schedule.missed, schedule.max_lateness);
         ledger.schedules.push(cursor);
     }
-    wanted.sort_unstable();
-    wanted.dedup();
     // One run for one instant, whichever line named it: a claim outranks a skip.
-    skipped.retain(|(_, instant)| !wanted.contains(instant));
-    skipped.sort_by_key(|(_, instant)| *instant);
-    skipped.dedup_by_key(|(_, instant)| *instant);
-    for (reason, instant) in &skipped {
-        ledger.skip(TriggerKind::Schedule, *instant, *reason);
+    let wanted = wanted.into_iter().map(|instant| (instant, None));
+    let skipped = skipped.into_iter().map(|(reason, instant)| (instant, Some(reason)));
+    let mut ticks: Ticks = wanted.chain(skipped).collect();
+    ticks.sort_by_key(|(instant, _)| *instant);
+    ticks.dedup_by_key(|(instant, _)| *instant);
+    ticks
+}
+
+/// Records what became of ticks.
+pub fn record(ledger: &mut Ledger, ticks: &[(Timestamp, Option<Reason>)]) {
+    for (instant, reason) in ticks {
+        match reason {
+            Some(reason) => ledger.skip(TriggerKind::Schedule, *instant, *reason),
+            None => ledger.last_tick = ledger.last_tick.max(Some(*instant)),
+        }
     }
-    (wanted, skipped)
 }
 
 fn due(cursor: &ScheduleCursor, now: Timestamp) -> Vec<(Timestamp, Verdict)> {

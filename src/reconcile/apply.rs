@@ -2,12 +2,10 @@
 //!
 //! Owns that order. It decides nothing: every action carries all that it needs.
 
-use indexmap::IndexMap;
-
 use super::look::{Look, Seeing};
 use super::{Memory, Scope, World};
 use crate::engine::EngineError;
-use crate::plan::{Action, Observed, Phase, PipelinePlan, Run};
+use crate::plan::{Action, Observed, Phase, PipelinePlan, Reason, Run};
 use crate::store::{Commit, RunSpec, StoreError, StoredRun};
 use crate::types::{PipelineId, RunName, Timestamp};
 
@@ -129,7 +127,7 @@ fn claims(
                 phase: Phase::Pending,
                 reason: None,
                 message: None,
-                params: IndexMap::new(),
+                params: claim.params.clone(),
                 created_at: now,
                 started_at: None,
                 finished_at: None,
@@ -143,6 +141,8 @@ fn claims(
                 kept_steps: Vec::new(),
             },
             stop_requested: false,
+            stopped_by: None,
+            ended: None,
         })
     };
     planned.actions.iter().filter_map(claim).collect()
@@ -154,7 +154,8 @@ fn end_without_host(
     name: &RunName,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let Some(stored) = world.store.run(name.as_str())? else { return Ok(()) };
+    let Some(mut stored) = world.store.run(name.as_str())? else { return Ok(()) };
+    let why = stored.why_stopped();
     if stored.run.phase.is_ended() || world.engine.observe(name) != Observed::Absent {
         return Ok(());
     }
@@ -165,14 +166,14 @@ fn end_without_host(
         state.record.finished_at = begun.then_some(now);
     }
     world.store.update_steps(name, &steps.iter().collect::<Vec<_>>())?;
-    let mut run = stored.run;
-    run.phase = Phase::Stopped;
-    run.message = Some(match run.started_at {
-        None => "a person stopped it before it began".into(),
-        Some(_) => "a person stopped it".into(),
-    });
+    let run = &mut stored.run;
+    let begun = run.started_at.is_some();
+    let superseded = stored.stopped_by.is_some();
+    run.phase = if superseded && !begun { Phase::Skipped } else { Phase::Stopped };
+    run.reason = superseded.then(|| Reason::Superseded.to_string());
+    run.message = Some(if begun { why } else { format!("{why} before it began") });
     run.finished_at = Some(now);
-    world.store.update_run(&run)
+    world.store.update_run(run)
 }
 
 /// Ends a run whose stop is recorded and that has no host; one with a host ends itself.
@@ -206,7 +207,10 @@ fn act(
     let start = match action {
         Action::Claim(claim) if claim.start => &claim.name,
         Action::Start { run, .. } => run,
-        Action::Stop { run, hosted, .. } => {
+        Action::Stop { run, hosted, by, .. } => {
+            if let Some(by) = by {
+                world.store.request_stop(run, Some(by))?;
+            }
             if let Err(error) = world.engine.stop(run) {
                 applied.failed.push(error);
             }

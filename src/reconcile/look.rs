@@ -1,22 +1,24 @@
 //! One look: the source, the ledger, the runs and their hosts, and the plan that follows.
 //!
-//! Owns how facts are brought together. It changes nothing; what follows from the facts is the
-//! planner's to say.
+//! Owns the order in which facts are brought together. It changes nothing; what follows from the facts
+//! is the planner's to say.
+
+mod gathered;
 
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
-use super::{Memory, PassError, Scope, Settle, World};
+use self::gathered::{Gathered, Newly, run_facts};
+use super::{Memory, PassError, Scope, World};
 use crate::plan::{
-    Action, Definition, Ledger, NotDone, Observed, Phase, PipelineFacts, PipelinePlan, Plan,
-    Reason, RunFact, Seen, Vanished, moved_from, plan, settled_at,
+    Ledger, NotDone, Observed, Phase, PipelineFacts, PipelinePlan, Plan, Reason, Seen, Vanished,
+    plan, rooms,
 };
 use crate::source::{PipelineFile, Snapshot};
-use crate::spec::fingerprint::Files;
-use crate::spec::{Fingerprint, Pipeline, RelativePath, names_file};
-use crate::store::{FileText, Standing, StoreError, StoredPipeline, StoredRun};
-use crate::types::{Digest, Period, PipelineId, Timestamp};
+use crate::spec::{Fingerprint, Pipeline};
+use crate::store::{FileText, StoreError, StoredPipeline};
+use crate::types::{Digest, PipelineId, Timestamp};
 
 /// What a look saw, with the plan that follows.
 pub struct Look {
@@ -25,8 +27,6 @@ pub struct Look {
     /// What the source shows, as one digest.
     pub revision: String,
     pub(super) pipelines: IndexMap<PipelineId, Seeing>,
-    /// Pipelines whose cursors another place takes over, and which.
-    moved: HashMap<PipelineId, String>,
 }
 
 /// What is known of one pipeline besides its plan.
@@ -48,6 +48,36 @@ impl Look {
     /// The pipelines that are known, with what is known of each.
     pub fn pipelines(&self) -> impl Iterator<Item = (&PipelineId, &Seeing)> {
         self.pipelines.iter()
+    }
+
+    /// Plans all pipelines: what the ones wait for is known of the others.
+    fn plan_all(
+        &mut self,
+        world: &mut World<'_>,
+        scope: &Scope,
+        mut gathered: Vec<Gathered>,
+        now: Timestamp,
+    ) {
+        gathered::link(&mut gathered);
+        gathered.iter_mut().for_each(|one| one.ask(world, now));
+        let plan = |one: &Gathered, room| one.plan(&self.revision, room, now);
+        let mut plans: Vec<PipelinePlan> =
+            gathered.iter().map(|one| plan(one, usize::MAX)).collect();
+        let asked: Vec<_> = gathered.iter().zip(&plans).map(|(one, plan)| one.asks(plan)).collect();
+        for (at, room) in rooms(&asked, scope.limits) {
+            plans[at] = plan(&gathered[at], room);
+        }
+        let moved: HashMap<PipelineId, String> = gathered
+            .iter()
+            .filter_map(|one| Some((one.moved.clone()?, one.id.to_string())))
+            .collect();
+        for (one, mut planned) in gathered.into_iter().zip(plans) {
+            if let Some(to) = moved.get(&one.id) {
+                planned.ledger.moved = Some(to.clone());
+            }
+            self.plan.pipelines.push((one.id.clone(), planned));
+            self.pipelines.insert(one.id, one.seeing);
+        }
     }
 
     /// Whether something only waits for a second look.
@@ -82,8 +112,8 @@ pub fn look(
         plan: Plan::default(),
         revision: revision_of(&snapshot.files),
         pipelines: IndexMap::new(),
-        moved: HashMap::new(),
     };
+    let mut gathered = Vec::new();
     for file in &snapshot.files {
         look.plan.problems.extend(file.documents.problems.iter().cloned());
         let own_trouble = file.own_trouble();
@@ -94,6 +124,7 @@ pub fn look(
                 if !stored.contains_key(&id) {
                     look.plan.unplanned.push(NotDone {
                         pipeline: id.to_string(),
+                        trigger: None,
                         reason: Reason::SourceUnreadable,
                         message: format!("{}: {reason}", file.path),
                         until: None,
@@ -103,7 +134,7 @@ pub fn look(
             }
             let row = stored.remove(&id);
             let seen = Newly { file, pipeline, row, vanished: &vanished };
-            plan_pipeline(world, memory, scope, &mut look, id, seen, now)?;
+            gathered.push(Gathered::seen(world, memory, scope, &id, seen, now)?);
         }
     }
     // What was known but is not seen: its file is broken, or it is gone. Unknown is never empty.
@@ -119,8 +150,9 @@ pub fn look(
         let file = snapshot.files.iter().find(|file| file.path == text.file);
         let unreadable = snapshot.unreadable.iter().find(|(folder, _)| row.id.is_below(folder));
         let unreadable = unreadable.map(|(folder, why)| format!("{folder}: {why}"));
-        plan_unseen(world, memory, scope, &mut look, file.ok_or(unreadable), row, now)?;
+        gathered.extend(Gathered::unseen(world, memory, scope, file.ok_or(unreadable), row, now)?);
     }
+    look.plan_all(world, scope, gathered, now);
     // Runs that a person asked for without a pipeline file, such as of a single notebook.
     for id in world.store.busy_pipelines()? {
         if look.pipelines.contains_key(&id) || !ours(&id) {
@@ -133,6 +165,7 @@ pub fn look(
     }
     look.plan.unplanned.extend(snapshot.elsewhere.iter().map(|folder| NotDone {
         pipeline: folder.clone(),
+        trigger: None,
         reason: Reason::ManagedElsewhere,
         message: format!("{folder} has a state of its own"),
         until: None,
@@ -172,94 +205,6 @@ fn vanished(
         .collect()
 }
 
-/// A pipeline as the source shows it, and what is known of it.
-struct Newly<'a> {
-    file: &'a PipelineFile,
-    pipeline: &'a Pipeline,
-    row: Option<StoredPipeline>,
-    vanished: &'a [Vanished<'a>],
-}
-
-fn plan_pipeline(
-    world: &mut World<'_>,
-    memory: &mut Memory,
-    scope: &Scope,
-    look: &mut Look,
-    id: PipelineId,
-    seen: Newly<'_>,
-    now: Timestamp,
-) -> Result<(), PassError> {
-    let Newly { file, pipeline, row, vanished } = seen;
-    let fingerprint = Fingerprint::new(pipeline, &file.files);
-    let (still_since, settle) = standing(memory, scope, &id, &fingerprint.digest, file, now);
-    let broken = file.broken.iter().find(|(path, _)| names_file(pipeline, path));
-    let seen = match broken {
-        Some((path, reason)) => Seen::Unreadable(format!("{path}: {reason}")),
-        None => Seen::Good,
-    };
-    let mut ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
-    // A place that is new, or whose pipeline went elsewhere before, may take over cursors.
-    let may_take = row.is_none() || ledger.moved.is_some();
-    let default_name = pipeline.has_default_name();
-    let from = moved_from(&id, default_name, &fingerprint.digest, vanished, now);
-    let from = from.filter(|_| may_take);
-    if let Some(from) = from {
-        ledger = Ledger { orphaned: None, moved: None, ..from.ledger.clone() };
-        look.moved.insert(from.id.clone(), id.to_string());
-    }
-    let changed = ledger
-        .change
-        .accepted
-        .as_ref()
-        .filter(|old| old.digest != fingerprint.digest)
-        .and_then(|old| fingerprint.only_inputs_changed(old));
-    let runs = run_facts(world, memory, &id)?;
-    let ready = seen == Seen::Good;
-    // Until a changed file stands still, the schedules of the former one hold, and a tick runs it.
-    let settled = settled_at(still_since, settle) <= now;
-    let former = row.as_ref().and_then(|row| row.definition.clone());
-    let former = former.filter(|former| !settled && Some(&former.text) != file.text.as_ref());
-    let former =
-        former.and_then(|text| Some((text.pipeline(&id.name, scope.former_points())?, text)));
-    let in_force = former.as_ref().map_or(pipeline, |(pipeline, _)| pipeline);
-    let definition = Definition {
-        pipeline,
-        fingerprint: &fingerprint,
-        schedules: &in_force.triggers().schedules,
-        revision: &look.revision,
-        still_since,
-        inputs_written: changed.and_then(|paths| written(&paths, &file.folder, &file.files)),
-    };
-    let lacks = world.engine.lacks(pipeline);
-    let facts = PipelineFacts {
-        settle,
-        lacks: lacks.as_deref(),
-        ..facts(&id, seen, Some(definition), &ledger, &runs)
-    };
-    let mut planned = plan(&facts, now);
-    if let Some(from) = from {
-        let reason = format!("moved from {}: its cursors follow", from.id);
-        planned.not_done.retain(|not_done| not_done.reason != Reason::UpToDate);
-        planned.actions.insert(0, Action::Record { reason });
-    }
-    let present = file.text.clone().map(|text| FileText {
-        file: file.path.clone(),
-        folder: file.folder.clone(),
-        text,
-    });
-    let text = former.map(|(_, text)| text).or(present);
-    look.plan.pipelines.push((id.clone(), planned));
-    let seeing = Seeing {
-        stored: row,
-        text,
-        fingerprint: Some(fingerprint),
-        pipeline: Some(pipeline.clone()),
-        ready,
-    };
-    look.pipelines.insert(id, seeing);
-    Ok(())
-}
-
 /// The plan of a pipeline's queue alone, whatever its file says.
 pub fn plan_queue(
     world: &World<'_>,
@@ -275,68 +220,8 @@ pub fn plan_queue(
         next.and_then(|stored| stored.spec.definition.pipeline(&id.name, stored.spec.max_points));
     let lacks = next.and_then(|pipeline| world.engine.lacks(&pipeline));
     let ledger = Ledger::default();
-    let facts = facts(id, Seen::Good, None, &ledger, &runs);
+    let facts = PipelineFacts::new(id, Seen::Good, None, &ledger, &runs);
     Ok(plan(&PipelineFacts { lacks: lacks.as_deref(), ..facts }, now))
-}
-
-/// Facts of a pipeline that waits for nothing.
-fn facts<'a>(
-    id: &'a PipelineId,
-    seen: Seen,
-    definition: Option<Definition<'a>>,
-    ledger: &'a Ledger,
-    runs: &'a [RunFact],
-) -> PipelineFacts<'a> {
-    let settle = Period::from_seconds(0);
-    PipelineFacts { id, seen, definition, ledger, runs, settle, lacks: None }
-}
-
-/// Plans a pipeline that the source does not show as it did.
-fn plan_unseen(
-    world: &mut World<'_>,
-    memory: &mut Memory,
-    scope: &Scope,
-    look: &mut Look,
-    file: Result<&PipelineFile, Option<String>>,
-    row: StoredPipeline,
-    now: Timestamp,
-) -> Result<(), PassError> {
-    let Some(text) = row.definition.clone() else { return Ok(()) };
-    let seen = match file {
-        Err(None) => Seen::Gone,
-        Err(Some(reason)) => Seen::Unreadable(reason),
-        Ok(file) if file.text.is_none() || file.own_trouble().is_some() => {
-            let reason = file.own_trouble().unwrap_or("it cannot be read");
-            Seen::Unreadable(format!("{}: {reason}", file.path))
-        }
-        Ok(file) if file.documents.pipelines.is_empty() => {
-            let count = file.documents.problems.len();
-            Seen::Invalid(format!("{} has {count} problems", file.path))
-        }
-        Ok(_) => Seen::Gone,
-    };
-    let pipeline = text.pipeline(&row.id.name, scope.former_points());
-    let empty = Fingerprint::new_empty();
-    let runs = run_facts(world, memory, &row.id)?;
-    let definition = pipeline.as_ref().map(|pipeline| Definition {
-        pipeline,
-        fingerprint: row.ledger.change.accepted.as_deref().unwrap_or(&empty),
-        schedules: &pipeline.triggers().schedules,
-        revision: &look.revision,
-        still_since: now,
-        inputs_written: None,
-    });
-    let mut planned = plan(&facts(&row.id, seen, definition, &row.ledger, &runs), now);
-    if let Some(to) = look.moved.get(&row.id) {
-        planned.ledger.moved = Some(to.clone());
-    }
-    look.plan.pipelines.push((row.id.clone(), planned));
-    let fingerprint = row.ledger.change.accepted.as_deref().cloned();
-    let id = row.id.clone();
-    let seeing =
-        Seeing { stored: Some(row), text: Some(text), fingerprint, pipeline, ready: false };
-    look.pipelines.insert(id, seeing);
-    Ok(())
 }
 
 /// The identity of a pipeline in a source.
@@ -346,85 +231,6 @@ pub fn identity(scope: &Scope, folder: &str, pipeline: &Pipeline) -> PipelineId 
         folder: folder.to_owned(),
         name: pipeline.name().clone(),
     }
-}
-
-/// Since when a pipeline stands still, and for how long it must.
-fn standing(
-    memory: &mut Memory,
-    scope: &Scope,
-    id: &PipelineId,
-    digest: &Digest,
-    file: &PipelineFile,
-    now: Timestamp,
-) -> (Timestamp, Period) {
-    let remembered = memory.still.get(id).cloned();
-    let since = match &remembered {
-        // A clock that stepped back must not make a change wait for the future.
-        Some((known, since)) if known == digest && *since <= now => *since,
-        Some(_) => now,
-        // Of a first look, the file system says more than we could.
-        None => file.newest.filter(|newest| *newest <= now).unwrap_or(now),
-    };
-    memory.still.insert(id.clone(), (digest.clone(), since));
-    match scope.settle {
-        Settle::After(period) => (since, period),
-        Settle::TwoLooks => {
-            let seen_twice = remembered.is_some_and(|(known, _)| known == *digest);
-            (if seen_twice { Timestamp::MIN } else { since }, Period::from_seconds(1))
-        }
-    }
-}
-
-/// When the changed inputs were written: the first and the last time, if all are known.
-fn written(paths: &[String], folder: &str, files: &Files) -> Option<(Timestamp, Timestamp)> {
-    let times: Option<Vec<Timestamp>> = paths
-        .iter()
-        .map(|path| {
-            let path = RelativePath::resolve(folder, path).ok()?;
-            files.get(path.as_str())?.modified
-        })
-        .collect();
-    let times = times?;
-    Some((*times.iter().min()?, *times.iter().max()?))
-}
-
-fn run_facts(
-    world: &World<'_>,
-    memory: &mut Memory,
-    id: &PipelineId,
-) -> Result<Vec<RunFact>, StoreError> {
-    let runs = world.store.runs_of(id)?;
-    runs.into_iter().map(|stored| fact(world, memory, stored)).collect()
-}
-
-fn fact(world: &World<'_>, memory: &mut Memory, stored: StoredRun) -> Result<RunFact, StoreError> {
-    let run = stored.run;
-    let host = if run.phase.is_ended() {
-        Observed::Absent
-    } else {
-        match world.engine.observe(&run.name) {
-            // Without a host on this machine, another that shares the file system may have one.
-            Observed::Absent if world.store.is_shared() => {
-                let lease = world.store.lease(run.name.as_str())?;
-                let watch = memory.leases.entry(run.name.clone()).or_default();
-                match watch.look(lease, std::time::Instant::now()) {
-                    Standing::Free | Standing::Expired => Observed::Absent,
-                    Standing::Unsure => Observed::Unknown,
-                    Standing::Elsewhere => Observed::Known(()),
-                }
-            }
-            observed => observed,
-        }
-    };
-    Ok(RunFact {
-        host,
-        name: run.name,
-        trigger: run.trigger,
-        phase: run.phase,
-        started_at: run.started_at,
-        finished_at: run.finished_at,
-        stop_requested: stored.stop_requested,
-    })
 }
 
 fn revision_of(files: &[PipelineFile]) -> String {

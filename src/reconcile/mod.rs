@@ -9,7 +9,9 @@ mod request;
 
 use std::collections::HashMap;
 
+use crate::check::Checks;
 use crate::engine::Engine;
+use crate::plan::Limits;
 use crate::source::{Source, SourceError};
 use crate::store::{Store, StoreError, Watch};
 use crate::types::{Digest, Period, PipelineId, RunName, Timestamp};
@@ -26,6 +28,8 @@ pub struct World<'a> {
     pub store: &'a mut dyn Store,
     /// What executes runs.
     pub engine: &'a mut dyn Engine,
+    /// Whoever asks what checks ask.
+    pub checks: &'a mut dyn Checks,
 }
 
 /// What is remembered between passes; nothing of it is needed for a correct next one.
@@ -48,6 +52,10 @@ pub struct Scope {
     pub max_points: usize,
     /// Only pipelines at or below this folder.
     pub below: String,
+    /// The most runs that may be at work.
+    pub limits: Limits,
+    /// Whether first sight of a pipeline is recorded without a run.
+    pub adopt: bool,
 }
 
 impl Scope {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::look::identity;
 use super::{Scope, World};
-use crate::plan::{Ledger, Phase, Reason, Run, Trigger, advance_schedules};
+use crate::plan::{Ledger, Phase, Reason, Run, Trigger, advance_schedules, record_ticks};
 use crate::spec::{Fingerprint, Pipeline, Work, hints_nearest};
 use crate::store::{Commit, FileText, RunSpec, StepState, StoreError, StoredRun};
 use crate::types::{PipelineId, RunId, Timestamp, TriggerKind};
@@ -127,6 +127,8 @@ pub fn request(
             kept_steps: kept.iter().map(|state| state.record.name.clone()).collect(),
         },
         stop_requested: false,
+        stopped_by: None,
+        ended: None,
     };
     world.store.request(&stored, &kept)?;
     Ok((stored, warnings))
@@ -236,7 +238,8 @@ pub fn suspend(
             if let Some(pipeline) = text.pipeline(&id.name, usize::MAX) {
                 let (schedules, blocked) =
                     (&pipeline.triggers().schedules, Some(Reason::Suspended));
-                advance_schedules(&mut ledger, schedules, blocked, now);
+                let ticks = advance_schedules(&mut ledger, schedules, blocked, now);
+                record_ticks(&mut ledger, &ticks);
             }
         }
         ledger.suspended = suspended;

@@ -5,7 +5,7 @@
 use super::shape::Report;
 use super::yaml::{Kind, Node};
 use crate::schedule::{Cron, MissedPolicy, Zone};
-use crate::types::{Period, PipelineName};
+use crate::types::{Period, PipelineName, Timestamp};
 
 /// What to do with missed ticks.
 pub type Missed = MissedPolicy;
@@ -45,6 +45,14 @@ pub struct Stale {
     pub max_age: Period,
 }
 
+impl Stale {
+    /// When a success of that instant is too old; none where no calendar holds that.
+    pub fn due(&self, success: Timestamp) -> Option<Timestamp> {
+        let age = jiff::SignedDuration::try_from(self.max_age.duration()).ok()?;
+        success.checked_add(age).ok()
+    }
+}
+
 /// The check trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
@@ -54,6 +62,17 @@ pub struct Check {
     pub every: Period,
     /// Parameters, each with the name in the reply that gives it.
     pub params: Vec<(String, String)>,
+}
+
+impl Check {
+    /// The URL without user, password, query and fragment, which carry secrets.
+    pub fn shown(&self) -> String {
+        let url = self.url.split(['?', '#']).next().unwrap_or_default();
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        format!("{scheme}://{host}{path}")
+    }
 }
 
 impl Triggers {
@@ -139,4 +158,22 @@ fn read_check(node: &Node, report: &mut Report<'_>) -> Option<Check> {
             .filter_map(|(key, value)| Some((key.text.clone(), value.text()?.to_owned())))
             .collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_a_url_are_not_shown() {
+        for (url, shown) in [
+            ("http://user:pass@word@h:1/a@b?token=x#y", "http://h:1/a@b"),
+            ("https://diff.ml", "https://diff.ml"),
+            ("http://h?x=/@", "http://h"),
+        ] {
+            let every = Period::from_seconds(1);
+            let check = Check { url: url.into(), every, params: Vec::new() };
+            assert_eq!(check.shown(), shown);
+        }
+    }
 }

@@ -21,6 +21,7 @@
 mod journal;
 pub mod lease;
 mod sqlite;
+mod tables;
 
 pub use journal::Journal;
 pub use lease::{Lease, Standing, Watch};
@@ -93,8 +94,22 @@ pub struct StoredRun {
     pub run: Run,
     /// What it executes.
     pub spec: RunSpec,
-    /// Whether a person wants it stopped.
+    /// Whether its end is wanted.
     pub stop_requested: bool,
+    /// The newer run that takes its place; none where a person wants its end.
+    pub stopped_by: Option<RunName>,
+    /// Its place in the order in which runs ended.
+    pub ended: Option<u64>,
+}
+
+impl StoredRun {
+    /// Why its end is wanted, in words.
+    pub fn why_stopped(&self) -> String {
+        match &self.stopped_by {
+            Some(by) => format!("run {by} took its place"),
+            None => "a person stopped it".into(),
+        }
+    }
 }
 
 /// A step with the counts that the document does not show.
@@ -166,7 +181,7 @@ pub enum StoreError {
 pub trait Store {
     /// All pipelines.
     fn pipelines(&self) -> Result<Vec<StoredPipeline>, StoreError>;
-    /// Runs of a pipeline that have not ended, oldest first, and the newest ended ones.
+    /// Runs of a pipeline that have not ended, oldest first, and those that ended last.
     fn runs_of(&self, pipeline: &PipelineId) -> Result<Vec<StoredRun>, StoreError>;
     /// All runs, newest first, at most so many.
     fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError>;
@@ -191,8 +206,8 @@ pub trait Store {
     fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError>;
     /// Inserts a run that a person asked for, with steps whose earlier results it keeps.
     fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError>;
-    /// Asks for the end of a run.
-    fn request_stop(&mut self, run: &RunName) -> Result<(), StoreError>;
+    /// Asks for the end of a run, on behalf of a person or of a newer run.
+    fn request_stop(&mut self, run: &RunName, by: Option<&RunName>) -> Result<(), StoreError>;
     /// Writes where a run stands; what ended stays as it ended.
     fn update_run(&mut self, run: &Run) -> Result<(), StoreError>;
     /// Writes what a run executes, where it was not as recorded when the run began.

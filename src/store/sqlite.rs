@@ -15,42 +15,21 @@ use rusqlite::{
 use rustix::fs::FlockOperation;
 
 use super::journal::{Journal, machine};
+use super::tables::{TABLES, VERSION, migrate};
 use super::{
     Commit, FileText, Lease, RunSpec, StepState, Store, StoreError, StoredPipeline, StoredRun,
 };
 use crate::plan::{Ledger, Run};
 use crate::types::{PipelineId, RunName};
 
-/// Version of the tables.
-const VERSION: i64 = 1;
-
-const TABLES: &str = "
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE leases (name TEXT PRIMARY KEY, machine TEXT NOT NULL, beat INTEGER NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE pipelines (
-    source TEXT NOT NULL, folder TEXT NOT NULL, name TEXT NOT NULL,
-    version INTEGER NOT NULL, ledger TEXT NOT NULL, definition TEXT,
-    PRIMARY KEY (source, folder, name)
-) WITHOUT ROWID;
-CREATE TABLE runs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    name TEXT NOT NULL UNIQUE, id TEXT NOT NULL UNIQUE,
-    source TEXT NOT NULL, folder TEXT NOT NULL, pipeline TEXT NOT NULL,
-    open INTEGER NOT NULL, stop INTEGER NOT NULL DEFAULT 0,
-    document TEXT NOT NULL, spec TEXT NOT NULL
-);
-CREATE INDEX runs_of ON runs (source, folder, pipeline, open, seq);
-CREATE TABLE steps (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    run TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
-    UNIQUE (run, name)
-);
-";
-
 /// Tells whoever waits that another look could give another plan.
 const PULSE: &str = "INSERT INTO meta VALUES ('pulse', '1')
     ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1";
+
+/// Gives a run that ended the next place in the order of ends.
+const COUNT_END: &str = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'ended'";
+const NAME_END: &str = "UPDATE runs SET ended =
+    (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'ended') WHERE name = ?1";
 
 /// The store.
 pub struct SqliteStore {
@@ -142,7 +121,12 @@ impl SqliteStore {
             return Err(StoreError::Newer { folder, found, known: VERSION });
         }
         let file = identity(folder);
-        Ok((found == VERSION).then(|| Self { connection, folder: folder.to_owned(), file }))
+        let store = Self { connection, folder: folder.to_owned(), file };
+        match (found, store.root()) {
+            (VERSION, _) => Ok(Some(store)),
+            (1.., Some(root)) => Self::open(folder, &root).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// A state that nobody keeps, for looks at a place that has none.
@@ -199,11 +183,7 @@ impl SqliteStore {
         };
         sql(self, self.connection.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(())))?;
         sql(self, self.connection.pragma_update(None, "synchronous", "NORMAL"))?;
-        if found == 0 {
-            let text =
-                format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;");
-            sql(self, self.connection.execute_batch(&text))?;
-        }
+        sql(self, migrate(&self.connection, found))?;
         let root = root.display().to_string();
         let known: Option<String> = self
             .connection
@@ -229,7 +209,8 @@ impl SqliteStore {
         filter: &str,
         parameters: impl rusqlite::Params,
     ) -> Result<Vec<StoredRun>, StoreError> {
-        let text = format!("SELECT source, folder, document, spec, stop FROM runs {filter}");
+        let columns = "source, folder, document, spec, stop, ended, stopped_by";
+        let text = format!("SELECT {columns} FROM runs {filter}");
         let mut statement =
             self.connection.prepare_cached(&text).map_err(|error| self.broken(&error))?;
         let rows =
@@ -291,7 +272,15 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<StoredRun> {
         })?,
     };
     let spec: RunSpec = json(row, 3)?;
-    Ok(StoredRun { pipeline, run, spec, stop_requested: row.get(4)? })
+    let stopped_by: Option<String> = row.get(6)?;
+    Ok(StoredRun {
+        pipeline,
+        run,
+        spec,
+        stop_requested: row.get(4)?,
+        stopped_by: stopped_by.and_then(|name| RunName::from_stored(&name).ok()),
+        ended: row.get::<_, Option<i64>>(5)?.and_then(|place| u64::try_from(place).ok()),
+    })
 }
 
 /// Inserts a run. "Exists already" is success for the same identity.
@@ -373,7 +362,9 @@ impl Store for SqliteStore {
         let of = "WHERE source = ?1 AND folder = ?2 AND pipeline = ?3";
         let key = params![pipeline.source, pipeline.folder, pipeline.name.as_str()];
         let mut runs = self.read_runs(&format!("{of} AND open = 1 ORDER BY seq"), key)?;
-        runs.extend(self.read_runs(&format!("{of} AND open = 0 ORDER BY seq DESC LIMIT 20"), key)?);
+        runs.extend(
+            self.read_runs(&format!("{of} AND open = 0 ORDER BY ended DESC LIMIT 20"), key)?,
+        );
         Ok(runs)
     }
 
@@ -492,9 +483,11 @@ impl Store for SqliteStore {
         })
     }
 
-    fn request_stop(&mut self, run: &RunName) -> Result<(), StoreError> {
+    fn request_stop(&mut self, run: &RunName, by: Option<&RunName>) -> Result<(), StoreError> {
         self.durably(|transaction| {
-            transaction.execute("UPDATE runs SET stop = 1 WHERE name = ?1", [run.as_str()])?;
+            // The first who wants it gives the reason.
+            let write = "UPDATE runs SET stop = 1, stopped_by = ?2 WHERE name = ?1 AND stop = 0";
+            transaction.execute(write, params![run.as_str(), by.map(RunName::as_str)])?;
             Ok(Ok(()))
         })
     }
@@ -508,12 +501,17 @@ impl Store for SqliteStore {
                     "UPDATE runs SET document = ?2, open = ?3 WHERE name = ?1 AND open = 1",
                 )?
                 .execute(params![run.name.as_str(), text(&document), !run.phase.is_ended()])
-                .map(|_| ())
         };
-        if run.phase.is_ended() {
-            return self.durably(|transaction| write(transaction).map(Ok));
+        if !run.phase.is_ended() {
+            return write(&self.connection).map(|_| ()).map_err(|error| self.broken(&error));
         }
-        write(&self.connection).map_err(|error| self.broken(&error))
+        self.durably(|transaction| {
+            if write(transaction)? > 0 {
+                transaction.prepare_cached(COUNT_END)?.execute([])?;
+                transaction.prepare_cached(NAME_END)?.execute([run.name.as_str()])?;
+            }
+            Ok(Ok(()))
+        })
     }
 
     fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<(), StoreError> {

@@ -38,6 +38,8 @@ fn stored(key: &str) -> StoredRun {
             kept_steps: Vec::new(),
         },
         stop_requested: false,
+        stopped_by: None,
+        ended: None,
     }
 }
 
@@ -102,4 +104,69 @@ fn newer_and_foreign_states_are_refused() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
     assert!(matches!(SqliteStore::open(&state, &root), Err(StoreError::Newer { .. })));
+}
+
+#[test]
+fn ends_have_an_order_that_no_clock_turns_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path());
+    for key in ["a", "b", "c"] {
+        store.request(&stored(key), &[]).unwrap();
+    }
+    for (key, at) in [("c", "2026-11-22T09:00:00Z"), ("a", "2026-11-22T08:00:00Z")] {
+        let mut run = stored(key).run;
+        (run.phase, run.finished_at) = (Phase::Succeeded, Some(at.parse().unwrap()));
+        store.update_run(&run).unwrap();
+        // A second report of an end changes nothing.
+        store.update_run(&run).unwrap();
+    }
+    store.forget(&[stored("a").run.name]).unwrap();
+    let mut run = stored("b").run;
+    run.phase = Phase::Failed;
+    store.update_run(&run).unwrap();
+    let ended = |key: &str| store.run(stored(key).run.name.as_str()).unwrap().unwrap().ended;
+    assert_eq!((ended("c"), ended("b")), (Some(1), Some(3)), "no place is given twice");
+}
+
+#[test]
+fn a_state_of_version_1_is_migrated_and_one_of_a_later_version_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join(".jupyterflow");
+    let mut store = open(folder.path());
+    store.request(&stored("open"), &[]).unwrap();
+    store.request(&stored("over"), &[]).unwrap();
+    let mut run = stored("over").run;
+    run.phase = Phase::Succeeded;
+    store.update_run(&run).unwrap();
+    // What version 1 did not have.
+    let back = "DROP INDEX runs_of; ALTER TABLE runs DROP COLUMN ended;
+        ALTER TABLE runs DROP COLUMN stopped_by; DELETE FROM meta WHERE key = 'ended';
+        CREATE INDEX runs_of ON runs (source, folder, pipeline, open, seq);
+        PRAGMA user_version = 1;";
+    store.connection.execute_batch(back).unwrap();
+    drop(store);
+    let store = SqliteStore::open_to_read(&state).unwrap().unwrap();
+    let ended = |key: &str| store.run(stored(key).run.name.as_str()).unwrap().unwrap().ended;
+    assert!(ended("open").is_none() && ended("over").is_some());
+    let mut store = open(folder.path());
+    let before = ended("over");
+    let mut run = stored("open").run;
+    run.phase = Phase::Failed;
+    store.update_run(&run).unwrap();
+    assert!(store.run(run.name.as_str()).unwrap().unwrap().ended > before);
+    store.connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
+    let error = SqliteStore::open(&state, folder.path()).err().unwrap();
+    assert!(matches!(error, StoreError::Newer { .. }), "{error}");
+}
+
+#[test]
+fn the_first_who_wants_an_end_gives_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path());
+    store.request(&stored("a"), &[]).unwrap();
+    let (name, by) = (stored("a").run.name, stored("b").run.name);
+    store.request_stop(&name, Some(&by)).unwrap();
+    store.request_stop(&name, None).unwrap();
+    let known = store.run(name.as_str()).unwrap().unwrap();
+    assert!(known.stop_requested && known.why_stopped().contains(by.as_str()));
 }

@@ -117,9 +117,7 @@ fn warehouse_waits_for_its_secret_and_never_shows_it() {
 fn churn_says_what_is_not_executed_yet() {
     let place = Place::of_example("churn");
     let ended = place.run(&["plan"]).expect(0);
-    for word in ["trigger `stale`", "`deploy`"] {
-        assert!(ended.stdout.contains(&format!("{word} is valid but not executed yet")), "{word}");
-    }
+    assert!(ended.stdout.contains("`deploy` is valid but not executed yet"), "{}", ended.stdout);
     let runs = once(&place);
     assert!(step(&runs[0], "train")["metrics"]["auc"].as_f64().unwrap() > 0.6);
     let digest = step(&runs[0], "train")["artifacts"][0]["digest"].as_str().unwrap().to_owned();

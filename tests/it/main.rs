@@ -20,6 +20,7 @@ mod remote;
 mod runs;
 mod source;
 mod support;
+mod triggers;
 
 /// A test file that nobody lists would never run.
 #[test]

@@ -228,13 +228,15 @@ impl Host<'_> {
                 if !self.store.is_in_place() || !self.root.is_dir() {
                     return self.leave();
                 }
-                let stopped = self.store.run(name.as_str())?.is_some_and(|run| run.stop_requested);
+                let stored = self.store.run(name.as_str())?;
+                let stopped = stored.filter(|run| run.stop_requested);
                 let over = deadline.is_some_and(|deadline| now >= deadline);
-                if (stopped || over) && !self.stop.swap(true, Ordering::Relaxed) {
-                    self.run.message = Some(if over {
-                        "the run took longer than its timeout".into()
-                    } else {
-                        "a person stopped it".into()
+                if (stopped.is_some() || over) && !self.stop.swap(true, Ordering::Relaxed) {
+                    let by = stopped.as_ref().filter(|run| run.stopped_by.is_some() && !over);
+                    self.run.reason = by.map(|_| Reason::Superseded.to_string());
+                    self.run.message = Some(match stopped {
+                        Some(stored) if !over => stored.why_stopped(),
+                        _ => "the run took longer than its timeout".into(),
                     });
                     self.board.stop(now);
                     self.record_all()?;

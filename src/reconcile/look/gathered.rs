@@ -1,0 +1,334 @@
+//! The facts of one pipeline, brought together from source, store, engine and network, and owned, so
+//! that all pipelines can be planned when all is known.
+//!
+//! Owns where each fact comes from. It decides nothing.
+
+use std::collections::HashMap;
+
+use super::Seeing;
+use crate::plan::{
+    Action, Asks, CheckSeen, Definition, Ledger, Observed, PipelineFacts, PipelinePlan, Reason,
+    RunFact, Seen, Success, Upstream, Vanished, moved_from, plan, settled_at,
+};
+use crate::reconcile::{Memory, PassError, Scope, Settle, World};
+use crate::source::PipelineFile;
+use crate::spec::fingerprint::Files;
+use crate::spec::{Fingerprint, Pipeline, RelativePath, names_file};
+use crate::store::{FileText, Standing, StoreError, StoredPipeline, StoredRun};
+use crate::types::{Digest, Period, PipelineId, Timestamp};
+
+/// A pipeline as the source shows it, and what is known of it.
+pub struct Newly<'a> {
+    pub file: &'a PipelineFile,
+    pub pipeline: &'a Pipeline,
+    pub row: Option<StoredPipeline>,
+    pub vanished: &'a [Vanished<'a>],
+}
+
+/// The facts of one pipeline.
+pub struct Gathered {
+    pub id: PipelineId,
+    /// Where its cursors come from, of a pipeline that was moved.
+    pub moved: Option<PipelineId>,
+    pub seeing: Seeing,
+    seen: Seen,
+    ledger: Ledger,
+    runs: Vec<RunFact>,
+    /// The definition in force, where it is not the newest.
+    former: Option<Pipeline>,
+    still_since: Timestamp,
+    settle: Period,
+    inputs_written: Option<(Timestamp, Timestamp)>,
+    lacks: Option<String>,
+    upstreams: Vec<Upstream>,
+    check: Option<CheckSeen>,
+    adopt: bool,
+}
+
+impl Gathered {
+    /// A pipeline that the source shows.
+    pub fn seen(
+        world: &World<'_>,
+        memory: &mut Memory,
+        scope: &Scope,
+        id: &PipelineId,
+        seen: Newly<'_>,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let Newly { file, pipeline, row, vanished } = seen;
+        let fingerprint = Fingerprint::new(pipeline, &file.files);
+        let (still_since, settle) = standing(memory, scope, id, &fingerprint.digest, file, now);
+        let broken = file.broken.iter().find(|(path, _)| names_file(pipeline, path));
+        let seen = match broken {
+            Some((path, reason)) => Seen::Unreadable(format!("{path}: {reason}")),
+            None => Seen::Good,
+        };
+        let mut ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
+        // A place that is new, or whose pipeline went elsewhere before, may take over cursors.
+        let may_take = row.is_none() || ledger.moved.is_some();
+        let default_name = pipeline.has_default_name();
+        let from = moved_from(id, default_name, &fingerprint.digest, vanished, now);
+        let from = from.filter(|_| may_take);
+        if let Some(from) = from {
+            ledger = Ledger { orphaned: None, moved: None, ..from.ledger.clone() };
+        }
+        let changed = ledger
+            .change
+            .accepted
+            .as_ref()
+            .filter(|old| old.digest != fingerprint.digest)
+            .and_then(|old| fingerprint.only_inputs_changed(old));
+        let ready = seen == Seen::Good;
+        // Until a changed file stands still, the schedules of the former one hold, and a tick runs it.
+        let settled = settled_at(still_since, settle) <= now;
+        let former = row.as_ref().and_then(|row| row.definition.clone());
+        let former = former.filter(|former| !settled && Some(&former.text) != file.text.as_ref());
+        let former =
+            former.and_then(|text| Some((text.pipeline(&id.name, scope.former_points())?, text)));
+        let (former, former_text) = former.unzip();
+        let present = file.text.clone().map(|text| FileText {
+            file: file.path.clone(),
+            folder: file.folder.clone(),
+            text,
+        });
+        Ok(Self {
+            id: id.clone(),
+            moved: from.map(|from| from.id.clone()),
+            seen,
+            ledger,
+            runs: run_facts(world, memory, id)?,
+            former,
+            still_since,
+            settle,
+            inputs_written: changed.and_then(|paths| written(&paths, &file.folder, &file.files)),
+            lacks: world.engine.lacks(pipeline),
+            upstreams: Vec::new(),
+            check: None,
+            adopt: scope.adopt,
+            seeing: Seeing {
+                stored: row,
+                text: former_text.or(present),
+                fingerprint: Some(fingerprint),
+                pipeline: Some(pipeline.clone()),
+                ready,
+            },
+        })
+    }
+
+    /// A pipeline that the source does not show as it did; none where nothing is known of it.
+    pub fn unseen(
+        world: &World<'_>,
+        memory: &mut Memory,
+        scope: &Scope,
+        file: Result<&PipelineFile, Option<String>>,
+        row: StoredPipeline,
+        now: Timestamp,
+    ) -> Result<Option<Self>, PassError> {
+        let Some(text) = row.definition.clone() else { return Ok(None) };
+        let seen = match file {
+            Err(None) => Seen::Gone,
+            Err(Some(reason)) => Seen::Unreadable(reason),
+            Ok(file) if file.text.is_none() || file.own_trouble().is_some() => {
+                let reason = file.own_trouble().unwrap_or("it cannot be read");
+                Seen::Unreadable(format!("{}: {reason}", file.path))
+            }
+            Ok(file) if file.documents.pipelines.is_empty() => {
+                let count = file.documents.problems.len();
+                Seen::Invalid(format!("{} has {count} problems", file.path))
+            }
+            Ok(_) => Seen::Gone,
+        };
+        let pipeline = text.pipeline(&row.id.name, scope.former_points());
+        let accepted = row.ledger.change.accepted.as_deref().cloned();
+        Ok(Some(Self {
+            id: row.id.clone(),
+            moved: None,
+            seen,
+            ledger: row.ledger.clone(),
+            runs: run_facts(world, memory, &row.id)?,
+            former: None,
+            still_since: now,
+            settle: Period::from_seconds(0),
+            inputs_written: None,
+            lacks: pipeline.as_ref().and_then(|pipeline| world.engine.lacks(pipeline)),
+            upstreams: Vec::new(),
+            check: None,
+            adopt: scope.adopt,
+            seeing: Seeing {
+                stored: Some(row),
+                text: Some(text),
+                fingerprint: accepted,
+                pipeline,
+                ready: false,
+            },
+        }))
+    }
+
+    /// The definition whose triggers hold.
+    fn in_force(&self) -> Option<&Pipeline> {
+        self.former.as_ref().or(self.seeing.pipeline.as_ref())
+    }
+
+    fn success(&self) -> Option<Success> {
+        let newest = Success::newest(&self.runs);
+        newest.into_iter().chain(self.ledger.success.clone()).max_by_key(|one| one.ordinal)
+    }
+
+    /// Asks what its check asks, where no run is at work that may change the reply.
+    pub fn ask(&mut self, world: &mut World<'_>, now: Timestamp) {
+        let check = self.in_force().and_then(|pipeline| pipeline.triggers().check.clone());
+        let Some(check) = check.filter(|_| self.seen != Seen::Gone) else { return };
+        let busy = self.runs.iter().any(|run| !run.phase.is_ended());
+        if !busy && self.ledger.suspended.is_none() {
+            let end = self.runs.iter().filter_map(|run| run.finished_at).max();
+            self.check = Some(world.checks.look(&self.id, &check, end, now));
+        }
+    }
+
+    /// The plan, where so many runs may start.
+    pub fn plan(&self, revision: &str, room: usize, now: Timestamp) -> PipelinePlan {
+        let empty = Fingerprint::new_empty();
+        let definition = self.in_force().map(|in_force| Definition {
+            pipeline: self.seeing.pipeline.as_ref().unwrap_or(in_force),
+            fingerprint: self.seeing.fingerprint.as_ref().unwrap_or(&empty),
+            schedules: in_force.triggers().schedules.as_slice(),
+            revision,
+            still_since: self.still_since,
+            inputs_written: self.inputs_written,
+        });
+        let facts = PipelineFacts {
+            settle: self.settle,
+            lacks: self.lacks.as_deref(),
+            check: self.check.as_ref(),
+            upstreams: &self.upstreams,
+            room,
+            adopt: self.adopt,
+            ..PipelineFacts::new(&self.id, self.seen.clone(), definition, &self.ledger, &self.runs)
+        };
+        let mut planned = plan(&facts, now);
+        if let Some(from) = &self.moved {
+            let reason = format!("moved from {from}: its cursors follow");
+            planned.not_done.retain(|not_done| not_done.reason != Reason::UpToDate);
+            planned.actions.insert(0, Action::Record { reason });
+        }
+        planned
+    }
+
+    /// How many runs are at work, and how many more a plan would start.
+    pub fn asks(&self, plan: &PipelinePlan) -> Asks {
+        let open = self.runs.iter().filter(|run| !run.phase.is_ended());
+        let active = open.filter(|run| run.host != Observed::Absent).count();
+        let starts = plan.actions.iter().filter(|action| action.starts()).count();
+        let owner = self.id.folder.split('/').next().unwrap_or_default();
+        Asks { owner: owner.to_owned(), active, starts }
+    }
+}
+
+/// Gives each pipeline the newest successes of those that it waits for: the one of that name in its own
+/// folder, else the only one of that name in the source.
+pub fn link(gathered: &mut [Gathered]) {
+    let mut by_name: HashMap<String, Vec<(String, Option<Success>)>> = HashMap::new();
+    let shown = gathered.iter().filter(|one| one.seen != Seen::Gone);
+    for one in shown {
+        let entry = by_name.entry(one.id.name.to_string()).or_default();
+        entry.push((one.id.folder.clone(), one.success()));
+    }
+    for one in gathered.iter_mut() {
+        let names = one.in_force().map(|pipeline| pipeline.triggers().pipelines.clone());
+        let upstream = |name: &crate::types::PipelineName| {
+            let found = by_name.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let near = found.iter().find(|(folder, _)| *folder == one.id.folder);
+            let success = match (near, found) {
+                (Some((_, success)), _) | (None, [(_, success)]) => Ok(success.clone()),
+                (None, []) => Err(format!("it waits for pipeline `{name}`, which is not there")),
+                (None, _) => Err(format!(
+                    "it waits for pipeline `{name}`, and several folders have one: {}",
+                    found.iter().map(|(folder, _)| folder.as_str()).collect::<Vec<_>>().join(", ")
+                )),
+            };
+            Upstream { name: name.to_string(), success }
+        };
+        one.upstreams = names.iter().flatten().map(upstream).collect();
+    }
+}
+
+/// Since when a pipeline stands still, and for how long it must.
+fn standing(
+    memory: &mut Memory,
+    scope: &Scope,
+    id: &PipelineId,
+    digest: &Digest,
+    file: &PipelineFile,
+    now: Timestamp,
+) -> (Timestamp, Period) {
+    let remembered = memory.still.get(id).cloned();
+    let since = match &remembered {
+        // A clock that stepped back must not make a change wait for the future.
+        Some((known, since)) if known == digest && *since <= now => *since,
+        Some(_) => now,
+        // Of a first look, the file system says more than we could.
+        None => file.newest.filter(|newest| *newest <= now).unwrap_or(now),
+    };
+    memory.still.insert(id.clone(), (digest.clone(), since));
+    match scope.settle {
+        Settle::After(period) => (since, period),
+        Settle::TwoLooks => {
+            let seen_twice = remembered.is_some_and(|(known, _)| known == *digest);
+            (if seen_twice { Timestamp::MIN } else { since }, Period::from_seconds(1))
+        }
+    }
+}
+
+/// When the changed inputs were written: the first and the last time, if all are known.
+fn written(paths: &[String], folder: &str, files: &Files) -> Option<(Timestamp, Timestamp)> {
+    let times: Option<Vec<Timestamp>> = paths
+        .iter()
+        .map(|path| {
+            let path = RelativePath::resolve(folder, path).ok()?;
+            files.get(path.as_str())?.modified
+        })
+        .collect();
+    let times = times?;
+    Some((*times.iter().min()?, *times.iter().max()?))
+}
+
+/// The runs of a pipeline, each with what is known of its host.
+pub fn run_facts(
+    world: &World<'_>,
+    memory: &mut Memory,
+    id: &PipelineId,
+) -> Result<Vec<RunFact>, StoreError> {
+    let runs = world.store.runs_of(id)?;
+    runs.into_iter().map(|stored| fact(world, memory, stored)).collect()
+}
+
+fn fact(world: &World<'_>, memory: &mut Memory, stored: StoredRun) -> Result<RunFact, StoreError> {
+    let run = stored.run;
+    let host = if run.phase.is_ended() {
+        Observed::Absent
+    } else {
+        match world.engine.observe(&run.name) {
+            // Without a host on this machine, another that shares the file system may have one.
+            Observed::Absent if world.store.is_shared() => {
+                let lease = world.store.lease(run.name.as_str())?;
+                let watch = memory.leases.entry(run.name.clone()).or_default();
+                match watch.look(lease, std::time::Instant::now()) {
+                    Standing::Free | Standing::Expired => Observed::Absent,
+                    Standing::Unsure => Observed::Unknown,
+                    Standing::Elsewhere => Observed::Known(()),
+                }
+            }
+            observed => observed,
+        }
+    };
+    Ok(RunFact {
+        host,
+        name: run.name,
+        trigger: run.trigger,
+        phase: run.phase,
+        started_at: run.started_at,
+        finished_at: run.finished_at,
+        ended: stored.ended,
+        stop_requested: stored.stop_requested,
+    })
+}
