@@ -45,6 +45,7 @@ fn world(number: usize, now: Timestamp) -> World {
             finished_at: Some(now),
             ended: Some(u64::from(key)),
             stop_requested: false,
+            requested: false,
             host: Observed::Absent,
         }
     });

@@ -158,6 +158,29 @@ pub enum TriggerState {
     Unknown,
 }
 
+/// What a backfill claimed.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackfillDocument {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Whether nothing was written.
+    pub dry_run: bool,
+    /// The runs that were claimed, or would be.
+    pub claimed: Vec<RunReference>,
+    /// The instants that are left as they are.
+    pub left: Vec<LeftInstant>,
+}
+
+/// An instant without a new run.
+#[derive(Serialize, JsonSchema)]
+pub struct LeftInstant {
+    /// The instant.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
 /// Problems of files.
 #[derive(Serialize, JsonSchema)]
 pub struct ProblemsDocument {
@@ -217,6 +240,7 @@ pub enum Kind {
     Problems,
     Explanation,
     Notebook,
+    Backfill,
     Outputs,
 }
 
@@ -230,6 +254,7 @@ pub fn schema(kind: Kind) -> Value {
         Kind::Problems => schemars::schema_for!(ProblemsDocument),
         Kind::Explanation => schemars::schema_for!(ExplanationDocument),
         Kind::Notebook => schemars::schema_for!(NotebookDocument),
+        Kind::Backfill => schemars::schema_for!(BackfillDocument),
         // This document is a file of its own and names its kind itself.
         Kind::Outputs => return schemars::schema_for!(Outputs).to_value(),
     };

@@ -8,6 +8,7 @@
     reason = "a shell reads the clock, the files that a person names, and waits"
 )]
 
+mod backfill;
 mod doctor;
 mod documents;
 mod error;
@@ -71,6 +72,7 @@ enum Command {
     Suspend(suspend::Args),
     /// Let a pipeline's triggers start runs again
     Resume(suspend::Args),
+    Backfill(backfill::Args),
     Prune(prune::Args),
     Delete(prune::Delete),
     Exec(Box<exec::Args>),
@@ -129,6 +131,7 @@ fn run(command: &Command, global: &global::Global) -> Result<Code, CliError> {
         Command::Retry(args) => retry::run(args, global),
         Command::Suspend(args) => suspend::run(args, global, true),
         Command::Resume(args) => suspend::run(args, global, false),
+        Command::Backfill(args) => backfill::run(args, global),
         Command::Prune(args) => prune::run(args, global),
         Command::Delete(args) => prune::delete(args, global),
         Command::Exec(args) => exec::run(args, global),

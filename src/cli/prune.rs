@@ -8,6 +8,7 @@ use super::print;
 use super::session::{LocalEngineOptions, Session};
 use crate::engine::local::results_folder;
 use crate::plan::{Run, prunable};
+use crate::reconcile::Look;
 use crate::store::{Store, StoredRun};
 use crate::types::Timestamp;
 
@@ -36,17 +37,7 @@ pub struct Delete {
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let mut session = Session::to_write(global, &args.path, LocalEngineOptions::default())?;
     let look = session.look_twice(Timestamp::now)?;
-    let all = session.store.runs(usize::MAX)?;
-    let mut going: Vec<StoredRun> = Vec::new();
-    for (id, seeing) in look.pipelines() {
-        let Some(pipeline) = &seeing.pipeline else { continue };
-        let own: Vec<&StoredRun> = all.iter().filter(|stored| stored.pipeline == *id).collect();
-        let runs: Vec<&Run> = own.iter().map(|stored| &stored.run).collect();
-        let names = prunable(&runs, pipeline.history());
-        going.extend(own.into_iter().filter(|stored| names.contains(&stored.run.name)).cloned());
-    }
-    let used = used_by_others(&session, &all, &going)?;
-    going.retain(|stored| !used.iter().any(|path| is_of(stored, path)));
+    let going = surplus(&session, &look)?;
     if !args.dry_run {
         remove(&mut session, &going)?;
     }
@@ -62,6 +53,31 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let runs: Vec<&Run> = going.iter().map(|stored| &stored.run).collect();
     print::document(global.output, "RunList", &runs, words, names)?;
     Ok(Code::Done)
+}
+
+/// The ended runs that no history has room for and no other run needs.
+fn surplus(session: &Session, look: &Look) -> Result<Vec<StoredRun>, CliError> {
+    let all = session.store.runs(usize::MAX)?;
+    let mut going: Vec<StoredRun> = Vec::new();
+    for (id, seeing) in look.pipelines() {
+        let Some(pipeline) = &seeing.pipeline else { continue };
+        let own: Vec<&StoredRun> = all.iter().filter(|stored| stored.pipeline == *id).collect();
+        let runs: Vec<&Run> = own.iter().map(|stored| &stored.run).collect();
+        let names = prunable(&runs, pipeline.history());
+        going.extend(own.into_iter().filter(|stored| names.contains(&stored.run.name)).cloned());
+    }
+    let used = used_by_others(session, &all, &going)?;
+    going.retain(|stored| !used.iter().any(|path| is_of(stored, path)));
+    Ok(going)
+}
+
+/// Removes what no history has room for, with its results.
+///
+/// # Errors
+/// Results cannot be removed, or the state not be written.
+pub fn prune(session: &mut Session, look: &Look) -> Result<(), CliError> {
+    let going = surplus(session, look)?;
+    if going.is_empty() { Ok(()) } else { remove(session, &going) }
 }
 
 /// Runs `delete`.

@@ -13,18 +13,23 @@ use super::follow::{Follower, summary};
 use super::global::Global;
 use super::plan::problems_code;
 use super::print::{self, Format};
+use super::prune;
 use super::run::{pause, phase_code};
 use super::session::{LocalEngineOptions, Session};
 use super::signals::Signals;
 use super::status;
 use crate::engine::Engine;
 use crate::plan::{Action, Observed, Phase, Plan, Reason, Run};
-use crate::reconcile::{self, Applied, Look};
+use crate::reconcile::{self, Applied, Look, Seeing};
+use crate::spec::Pipeline;
 use crate::store::{Store, lease};
 use crate::types::{Period, RunName, Timestamp};
 
 /// How long a directory must stand still before a change counts.
 const SETTLE: Period = Period::from_seconds(30);
+
+/// Runs beyond a pipeline's history go when something was written, and as often as this.
+const PRUNE: Duration = Duration::from_secs(3600);
 
 /// Passes have at least this between them, whatever happens.
 const REST: Duration = Duration::from_millis(300);
@@ -212,10 +217,11 @@ fn forever(
     let mut told = BTreeSet::new();
     let mut open: BTreeSet<RunName> = BTreeSet::new();
     let mut trouble = None;
+    let mut pruned = (None, Instant::now());
     loop {
         in_place(session)?;
         let answers = session.answers();
-        let (pulse, next) = match pass(session, &mut told, &mut open) {
+        let (pulse, next) = match pass(session, &mut told, &mut open, &mut pruned) {
             Ok(passed) => {
                 trouble = None;
                 passed
@@ -270,6 +276,7 @@ fn pass(
     session: &mut Session,
     told: &mut BTreeSet<String>,
     open: &mut BTreeSet<RunName>,
+    pruned: &mut (Option<i64>, Instant),
 ) -> Result<(Option<i64>, Option<Timestamp>), CliError> {
     if session.store.is_shared() && !session.store.hold("up", None)? {
         return Err(second_up(&session.place.state).hint("another machine took over"));
@@ -283,6 +290,18 @@ fn pass(
     tell_applied(&applied);
     open.extend(applied.started.into_iter().map(|run| run.name));
     tell_ends(session, open)?;
+    let surplus = |seeing: &Seeing| {
+        let history = seeing.pipeline.as_ref().map(Pipeline::history);
+        history.is_some_and(|one| seeing.ended.0 > one.successful || seeing.ended.1 > one.failed)
+    };
+    let (last, at) = *pruned;
+    let changed = last != Some(pulse) && look.pipelines().any(|(_, seeing)| surplus(seeing));
+    if changed || at.elapsed() > PRUNE {
+        *pruned = (Some(pulse), Instant::now());
+        if let Err(error) = prune::prune(session, &look) {
+            print::alert(&error.to_string());
+        }
+    }
     // Only what others wrote in the meantime wakes the next pass.
     Ok((Some(pulse + applied.writes), next_instant(&look, now)))
 }

@@ -1,7 +1,7 @@
 //! History: which ended runs are kept.
 //!
 //! Owns that rule alone. A record goes only where a cursor covers it, which all claims' do, and
-//! never the newest of a trigger.
+//! never the newest of a trigger, nor the newest success.
 
 use super::run::{Phase, Run};
 use crate::spec::History;
@@ -21,11 +21,11 @@ pub fn prunable(runs: &[&Run], history: History) -> Vec<RunName> {
             (&mut failed, history.failed)
         };
         *count += 1;
-        let first = !newest.contains(&run.trigger.kind);
-        if first {
-            newest.push(run.trigger.kind);
-        }
-        if *count > limit && !first {
+        let (count, limit) = (*count, limit);
+        let first_success = run.phase == Phase::Succeeded && successful == 1;
+        let first = !newest.contains(&run.trigger.kind) || first_success;
+        newest.push(run.trigger.kind);
+        if count > limit && !first {
             going.push(run.name.clone());
         }
     }

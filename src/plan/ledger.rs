@@ -34,7 +34,9 @@ pub struct Ledger {
     /// The newest tick that a run answers.
     pub last_tick: Option<Timestamp>,
     /// Instants that `backfill` answered, from before their schedule took effect.
-    pub backfilled: Vec<Backfilled>,
+    pub backfilled: Vec<Covered>,
+    /// Schedules that were edited or removed, with the time in which they held; the newest 20.
+    pub former: Vec<Covered>,
     /// Since when triggers start nothing.
     pub suspended: Option<Timestamp>,
     /// Ticks that did not run, consecutive ones of a reason in one record; the newest 50.
@@ -126,9 +128,9 @@ pub struct PipelinesCursor {
     pub answered: BTreeMap<String, u64>,
 }
 
-/// Instants of one schedule, of which each either has a run or was left on purpose.
+/// Instants of one schedule that are answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Backfilled {
+pub struct Covered {
     /// The crontab line.
     pub cron: String,
     /// Its zone.

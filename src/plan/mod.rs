@@ -4,6 +4,7 @@
 //! argument: no clock, no files, no engine. Whoever acts on a plan decides nothing.
 
 mod action;
+mod backfill;
 mod change;
 mod check;
 mod history;
@@ -20,9 +21,10 @@ mod upstream;
 mod want;
 
 pub use action::{Action, Claim, PipelinePlan, Plan};
+pub use backfill::{Backfill, backfill};
 pub use check::{CheckSeen, Reply};
 pub use history::prunable;
-pub use ledger::{Backfilled, ChangeCursor, Ledger, ScheduleCursor, SkipRecord, Success};
+pub use ledger::{ChangeCursor, Covered, Ledger, ScheduleCursor, SkipRecord, Success};
 pub use limits::{Asks, Limits, rooms};
 pub use moves::{Vanished, moved_from};
 pub use observed::{Definition, Observed, PipelineFacts, RunFact, Seen, settled_at};

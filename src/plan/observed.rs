@@ -125,6 +125,8 @@ pub struct RunFact {
     pub ended: Option<u64>,
     /// Whether its end is wanted, by a person or for a newer run.
     pub stop_requested: bool,
+    /// Whether a person asked for it, so that nothing else takes its place.
+    pub requested: bool,
     /// Whether a host is at work on it.
     pub host: Observed<()>,
 }

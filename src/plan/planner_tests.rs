@@ -112,6 +112,7 @@ impl World {
                         finished_at: None,
                         ended: None,
                         stop_requested: false,
+                        requested: false,
                         host,
                     });
                 }

@@ -3,11 +3,14 @@
 //! Owns how schedule cursors move: an edit never fires an instant from before it, a clock that
 //! steps back never fires again, and what is skipped is skipped for good.
 
-use super::ledger::{Ledger, ScheduleCursor};
+use super::ledger::{Covered, Ledger, ScheduleCursor};
 use super::report::Reason;
 use crate::schedule::{Verdict, admit};
 use crate::spec::Schedule;
 use crate::types::{Timestamp, TriggerKind};
+
+/// So many edited or removed schedules are remembered.
+const FORMER: usize = 20;
 
 /// What becomes of ticks, in their order: a run, or a reason why not.
 pub type Ticks = Vec<(Timestamp, Option<Reason>)>;
@@ -27,6 +30,11 @@ pub fn advance(
     for (index, cursor) in old.iter().enumerate() {
         if schedules.iter().any(|schedule| cursor.is_of(schedule)) {
             continue;
+        }
+        if let Some(cron) = cursor.cron() {
+            ledger.former.push(Covered::new(&cron, cursor.effective, now));
+            let surplus = ledger.former.len().saturating_sub(FORMER);
+            ledger.former.drain(..surplus);
         }
         // Of an edited schedule the old policy holds up to now; of a removed one nothing runs.
         for (instant, verdict) in due(cursor, now) {

@@ -326,3 +326,40 @@ fn skips_on_both_sides_of_a_tick_with_a_run_are_two_records() {
     assert!(world.starts().is_empty());
     assert_eq!(world.ledger.skips.len(), 2);
 }
+
+#[test]
+fn a_backfill_claims_what_nothing_answered() {
+    let mut world = World::new(
+        "triggers: {schedule: {cron: '0 * * * *', missed: none}}\nsteps: {a: {run: python a.py}}",
+    );
+    world.starts();
+    let schedules =
+        |world: &World| parse(&world.yaml, "f", "", 100).pipelines[0].triggers().schedules.clone();
+    let ask = |world: &World, from: &str, to: &str| {
+        let at = |text: &str| format!("2026-11-22T{text}:00Z").parse().unwrap();
+        let (range, all) = ((at(from), at(to)), schedules(world));
+        crate::plan::backfill(&world.id, &world.ledger, &all, range, 5, world.now)
+    };
+    let keys = |done: &crate::plan::Backfill| -> Vec<String> {
+        done.claims.iter().map(|claim| claim.trigger.key.clone()).collect()
+    };
+    // 11:00 runs, 12:00 to 14:00 are missed, 15:00 runs.
+    for now in ["2026-11-22T11:00:01Z", "2026-11-22T14:30:00Z", "2026-11-22T15:00:01Z"] {
+        world.now = now.parse().unwrap();
+        world.starts();
+        world.end_all(Phase::Succeeded);
+    }
+    let done = ask(&world, "09:00", "16:00").unwrap();
+    assert_eq!(keys(&done).len(), 5, "before it took effect, and what was skipped: {done:?}");
+    assert_eq!(keys(&done)[0], "2026-11-22T09:00:00Z");
+    let why: Vec<&str> = done.left.iter().map(|(_, why)| *why).collect();
+    assert_eq!(why, ["it is answered", "it is answered", "it is yet to come"]);
+    world.ledger = done.ledger;
+    assert!(keys(&ask(&world, "09:00", "15:00").unwrap()).is_empty(), "once is enough");
+    assert!(ask(&world, "00:00", "08:00").unwrap_err().contains("at most 5"));
+    // What a schedule answered before an edit is not run again by the new one.
+    world.yaml = world.yaml.replace("'0 * * * *'", "'0 11,15 * * *'");
+    world.ledger.backfilled.clear();
+    world.starts();
+    assert!(keys(&ask(&world, "11:00", "15:00").unwrap()).is_empty());
+}

@@ -5,7 +5,7 @@
 use super::look::{Look, Seeing};
 use super::{Memory, Scope, World};
 use crate::engine::EngineError;
-use crate::plan::{Action, Observed, Phase, PipelinePlan, Reason, Run};
+use crate::plan::{Action, Claim, Observed, Phase, PipelinePlan, Reason, Run};
 use crate::store::{Commit, RunSpec, StoreError, StoredRun};
 use crate::types::{PipelineId, RunName, Timestamp};
 
@@ -110,42 +110,53 @@ fn claims(
     planned: &PipelinePlan,
     now: Timestamp,
 ) -> Vec<StoredRun> {
-    let Some(text) = &seeing.text else { return Vec::new() };
-    let digest = seeing.fingerprint.as_ref().map(|fingerprint| fingerprint.digest.to_string());
-    let revision = digest.unwrap_or_else(|| look.revision.clone());
     let claim = |action: &Action| {
         let Action::Claim(claim) = action else { return None };
-        Some(StoredRun {
-            pipeline: id.clone(),
-            run: Run {
-                id: claim.id.clone(),
-                name: claim.name.clone(),
-                pipeline: id.name.to_string(),
-                source: id.source.clone(),
-                revision: revision.clone(),
-                trigger: claim.trigger.clone(),
-                phase: Phase::Pending,
-                reason: None,
-                message: None,
-                params: claim.params.clone(),
-                created_at: now,
-                started_at: None,
-                finished_at: None,
-                steps: Vec::new(),
-            },
-            spec: RunSpec {
-                definition: text.clone(),
-                max_points: scope.max_points,
-                fingerprint: seeing.fingerprint.clone(),
-                because: claim.because.clone(),
-                kept_steps: Vec::new(),
-            },
-            stop_requested: false,
-            stopped_by: None,
-            ended: None,
-        })
+        claimed_run(scope, look, id, seeing, claim, now)
     };
     planned.actions.iter().filter_map(claim).collect()
+}
+
+/// The run of a claim; none where no definition of its pipeline is known.
+pub fn claimed_run(
+    scope: &Scope,
+    look: &Look,
+    id: &PipelineId,
+    seeing: &Seeing,
+    claim: &Claim,
+    now: Timestamp,
+) -> Option<StoredRun> {
+    let digest = seeing.fingerprint.as_ref().map(|fingerprint| fingerprint.digest.to_string());
+    Some(StoredRun {
+        pipeline: id.clone(),
+        run: Run {
+            id: claim.id.clone(),
+            name: claim.name.clone(),
+            pipeline: id.name.to_string(),
+            source: id.source.clone(),
+            revision: digest.unwrap_or_else(|| look.revision.clone()),
+            trigger: claim.trigger.clone(),
+            phase: Phase::Pending,
+            reason: None,
+            message: None,
+            params: claim.params.clone(),
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+            steps: Vec::new(),
+        },
+        spec: RunSpec {
+            definition: seeing.text.clone()?,
+            max_points: scope.max_points,
+            fingerprint: seeing.fingerprint.clone(),
+            because: claim.because.clone(),
+            kept_steps: Vec::new(),
+            backfill: false,
+        },
+        stop_requested: false,
+        stopped_by: None,
+        ended: None,
+    })
 }
 
 /// Records the end of a run that should stop and has no host that could.

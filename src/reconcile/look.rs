@@ -42,6 +42,8 @@ pub struct Seeing {
     pub pipeline: Option<Pipeline>,
     /// Whether its source shows it as it should be.
     pub ready: bool,
+    /// How many of its newest runs ended well, and how many otherwise.
+    pub ended: (u64, u64),
 }
 
 impl Look {

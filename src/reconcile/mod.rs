@@ -4,6 +4,7 @@
 //! killed after any line and repeated; `look` alone is `plan`.
 
 mod apply;
+mod backfill;
 mod look;
 mod request;
 
@@ -17,6 +18,7 @@ use crate::store::{Store, StoreError, Watch};
 use crate::types::{Digest, Period, PipelineId, RunName, Timestamp};
 
 pub use apply::{Applied, apply, end_if_stopped, start_what_is_next};
+pub use backfill::{Backfilling, backfill};
 pub use look::{Look, Seeing, identity, look};
 pub use request::{Request, RequestError, request, suspend};
 

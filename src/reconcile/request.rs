@@ -125,6 +125,7 @@ pub fn request(
             fingerprint: Some(fingerprint),
             because: vec![because],
             kept_steps: kept.iter().map(|state| state.record.name.clone()).collect(),
+            backfill: false,
         },
         stop_requested: false,
         stopped_by: None,

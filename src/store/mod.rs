@@ -83,6 +83,9 @@ pub struct RunSpec {
     /// Steps whose earlier outputs a retry keeps.
     #[serde(default)]
     pub kept_steps: Vec<String>,
+    /// Whether `backfill` asked for it.
+    #[serde(default)]
+    pub backfill: bool,
 }
 
 /// A run with all that its host needs.

@@ -36,6 +36,7 @@ fn stored(key: &str) -> StoredRun {
             fingerprint: None,
             because: Vec::new(),
             kept_steps: Vec::new(),
+            backfill: false,
         },
         stop_requested: false,
         stopped_by: None,

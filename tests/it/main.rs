@@ -14,6 +14,7 @@ mod exec;
 mod faults;
 mod file;
 mod kernels;
+mod ledger;
 mod notebooks;
 mod papermill;
 mod remote;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Place, python, wait_for};
 
 /// A web server of the needsSync contract: what it answers is in a file of the place, by path.
-const SERVER: &str = r#"
+const SERVER: &str = r"
 import http.server, json, pathlib, sys, threading
 folder = pathlib.Path(sys.argv[1])
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -36,7 +36,7 @@ server.daemon_threads = True
 (folder / 'port.tmp').write_text(str(server.server_port))
 (folder / 'port.tmp').rename(folder / 'port')
 server.serve_forever()
-"#;
+";
 
 struct Server(Child, u16);
 

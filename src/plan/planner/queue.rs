@@ -8,7 +8,7 @@ use crate::plan::observed::{Observed, RunFact, Seen};
 use crate::plan::report::Reason;
 use crate::plan::run::Phase;
 use crate::spec::Concurrency;
-use crate::types::{RunName, TriggerKind};
+use crate::types::RunName;
 
 impl Planner<'_> {
     /// Finishes what was claimed: hosts for runs without one, stops that are wanted.
@@ -19,14 +19,13 @@ impl Planner<'_> {
         let open = facts.runs.iter().filter(|run| !run.phase.is_ended());
         let (at_work, queued): (Vec<_>, Vec<_>) = open.partition(started);
         // Of what waits, requests of persons keep their place.
-        let newest = queued.iter().rev().find(|run| run.trigger.kind != TriggerKind::Manual);
+        let newest = queued.iter().rev().find(|run| !run.requested);
         let by = newest.map(|run| run.name.clone()).filter(|_| self.policy == Concurrency::Replace);
         for run in at_work {
             self.at_work(run, by.as_ref());
         }
         for run in queued {
-            let manual = run.trigger.kind == TriggerKind::Manual;
-            let by = by.clone().filter(|by| *by != run.name && !manual);
+            let by = by.clone().filter(|by| *by != run.name && !run.requested);
             self.queued(run, by);
         }
     }
@@ -111,7 +110,7 @@ impl Planner<'_> {
                 |action| matches!(action, Action::Stop { run: other, .. } if *other == run.name),
             );
             // What waits for a person's request, or just starts for one, is not ours to end.
-            if stopped || (waits && run.trigger.kind == TriggerKind::Manual) {
+            if stopped || (waits && run.requested) {
                 continue;
             }
             self.actions.retain(

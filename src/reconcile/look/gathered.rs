@@ -15,7 +15,7 @@ use crate::source::PipelineFile;
 use crate::spec::fingerprint::Files;
 use crate::spec::{Fingerprint, Pipeline, RelativePath, names_file};
 use crate::store::{FileText, Standing, StoreError, StoredPipeline, StoredRun};
-use crate::types::{Digest, Period, PipelineId, Timestamp};
+use crate::types::{Digest, Period, PipelineId, Timestamp, TriggerKind};
 
 /// A pipeline as the source shows it, and what is known of it.
 pub struct Newly<'a> {
@@ -91,12 +91,12 @@ impl Gathered {
             folder: file.folder.clone(),
             text,
         });
+        let runs = run_facts(world, memory, id)?;
         Ok(Self {
             id: id.clone(),
             moved: from.map(|from| from.id.clone()),
             seen,
             ledger,
-            runs: run_facts(world, memory, id)?,
             former,
             still_since,
             settle,
@@ -111,7 +111,9 @@ impl Gathered {
                 fingerprint: Some(fingerprint),
                 pipeline: Some(pipeline.clone()),
                 ready,
+                ended: ended(&runs),
             },
+            runs,
         })
     }
 
@@ -140,12 +142,12 @@ impl Gathered {
         };
         let pipeline = text.pipeline(&row.id.name, scope.former_points());
         let accepted = row.ledger.change.accepted.as_deref().cloned();
+        let runs = run_facts(world, memory, &row.id)?;
         Ok(Some(Self {
             id: row.id.clone(),
             moved: None,
             seen,
             ledger: row.ledger.clone(),
-            runs: run_facts(world, memory, &row.id)?,
             former: None,
             still_since: now,
             settle: Period::from_seconds(0),
@@ -160,7 +162,9 @@ impl Gathered {
                 fingerprint: accepted,
                 pipeline,
                 ready: false,
+                ended: ended(&runs),
             },
+            runs,
         }))
     }
 
@@ -222,6 +226,16 @@ impl Gathered {
         let owner = self.id.folder.split('/').next().unwrap_or_default();
         Asks { owner: owner.to_owned(), active, starts }
     }
+}
+
+fn ended(runs: &[RunFact]) -> (u64, u64) {
+    let count = |well: bool| {
+        let same = |run: &&RunFact| {
+            run.phase.is_ended() && (run.phase == crate::plan::Phase::Succeeded) == well
+        };
+        runs.iter().filter(same).count() as u64
+    };
+    (count(true), count(false))
 }
 
 /// Gives each pipeline the newest successes of those that it waits for: the one of that name in its own
@@ -323,6 +337,7 @@ fn fact(world: &World<'_>, memory: &mut Memory, stored: StoredRun) -> Result<Run
     };
     Ok(RunFact {
         host,
+        requested: run.trigger.kind == TriggerKind::Manual || stored.spec.backfill,
         name: run.name,
         trigger: run.trigger,
         phase: run.phase,
