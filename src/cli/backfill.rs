@@ -42,10 +42,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     };
     let look = session.look_twice(Timestamp::now)?;
     let id = session.find_pipeline(&look, &args.pipeline)?;
-    let scope = session.scope.clone();
     let now = Timestamp::now();
     let asked = reconcile::Backfilling { range, most: args.max, dry_run: args.dry_run };
-    let done = reconcile::backfill(&mut session.world(), &scope, &look, &id, &asked, now)?;
+    let (mut world, scope) = session.world_of(&id.source);
+    let done = reconcile::backfill(&mut world, &scope, &look, &id, &asked, now)?;
     let reference = |claim: &crate::plan::Claim| RunReference {
         id: claim.id.clone(),
         name: claim.name.clone(),

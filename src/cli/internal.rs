@@ -5,9 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{CliError, Code};
-use crate::engine::local::{Hosting, host, supervise};
-use crate::source::DirectorySource;
-use crate::store::SqliteStore;
+use super::lanes::Configuration;
+use crate::engine::local::{Files, Hosting, host, supervise};
+use crate::source::{DirectorySource, GitSource, Source};
+use crate::store::{SqliteStore, Store};
 use crate::types::RunName;
 
 /// Which run, where.
@@ -35,13 +36,33 @@ pub fn run_supervisor(args: &Args) -> Result<Code, CliError> {
 /// Hosts a run.
 pub fn run_host(args: &Args) -> Result<Code, CliError> {
     let run = name(args)?;
+    let store = SqliteStore::open_again(&args.state, &args.root)?;
+    let configuration = Configuration::of_state(&store)?;
+    let stored = store.run(run.as_str())?;
+    let known = stored.as_ref().zip(configuration.as_ref()).and_then(|(stored, configuration)| {
+        let (root, mirror) = configuration.place_of(&stored.run.source, &args.state)?;
+        Some((root, mirror, stored.run.revision.clone()))
+    });
+    // What no source is known of works in the state's own root, where its results lie.
+    let (root, mirror, commit) = known.unwrap_or((args.root.clone(), None, String::new()));
+    let (files, source): (Files, Box<dyn Source>) = match mirror {
+        Some(mirror) => {
+            let source = GitSource::new(&mirror, Some(commit.clone()), usize::MAX);
+            (Files::Commit { objects: mirror.objects(), commit }, Box::new(source))
+        }
+        None => (Files::Folder, Box::new(DirectorySource::new(&root, Path::new(""), usize::MAX))),
+    };
+    std::fs::create_dir_all(&root)
+        .map_err(|error| CliError::unreachable(format!("{}: {error}", root.display())))?;
+    let root = root.canonicalize().unwrap_or(root);
     let code = host(Hosting {
         state: &args.state,
-        root: &args.root,
+        root: &root,
+        files,
         run: &run,
         jobs: args.jobs,
-        store: Box::new(SqliteStore::open_again(&args.state, &args.root)?),
-        source: Box::new(DirectorySource::new(&args.root, Path::new(""), usize::MAX)),
+        store: Box::new(store),
+        source,
     })?;
     Ok(to_code(code))
 }

@@ -20,6 +20,7 @@ mod global;
 mod graph;
 mod init;
 mod internal;
+mod lanes;
 mod notebook;
 mod place;
 mod plan;

@@ -42,6 +42,18 @@ impl Place {
         Ok(Self { below: below.to_string_lossy().into_owned(), root, state })
     }
 
+    /// The place of a root, whatever is above it.
+    ///
+    /// # Errors
+    /// The named state serves another root.
+    pub fn of_root(root: &Path, state: Option<&Path>) -> Result<Self, CliError> {
+        let (root, state) = match state {
+            Some(state) => Self::of_state(root, state)?,
+            None => (root.to_owned(), root.join(STATE)),
+        };
+        Ok(Self { root, state, below: String::new() })
+    }
+
     fn of_state(folder: &Path, state: &Path) -> Result<(PathBuf, PathBuf), CliError> {
         let state = std::path::absolute(state).map_err(|error| CliError::bug(&error))?;
         let known = SqliteStore::open_to_read(&state)?.and_then(|store| store.root());

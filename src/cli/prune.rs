@@ -126,7 +126,7 @@ fn is_of(stored: &StoredRun, path: &str) -> bool {
 fn remove(session: &mut Session, runs: &[StoredRun]) -> Result<(), CliError> {
     for stored in runs {
         let folder = results_folder(&stored.pipeline.folder, stored.run.name.as_str());
-        let path = session.place.root.join(folder);
+        let path = session.place_of(&stored.run.source).root.join(folder);
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 let message = format!("failed to remove {}: {error}", path.display());

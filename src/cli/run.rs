@@ -71,8 +71,11 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     }
     let engine = global.engine()?;
     let (file, flow) = (args.file.as_deref(), args.flow.as_deref());
-    let definition =
-        Definition::find(global, args.target.as_deref(), file, flow, args.pipeline.as_deref())?;
+    let (target, name) = (args.target.as_deref(), args.pipeline.as_deref());
+    let definition = match (Definition::of_state(global, name)?, target, file, flow) {
+        (Some(known), None, None, None) => known,
+        _ => Definition::find(global, target, file, flow, name)?,
+    };
     print::talk(engine);
     ask(global, &definition, &args.how, None, None)
 }
@@ -98,9 +101,8 @@ pub fn ask(
         from,
         key: uuid::Uuid::now_v7().to_string(),
     };
-    let scope = session.scope.clone();
-    let (stored, warnings) =
-        reconcile::request(&mut session.world(), &scope, request, Timestamp::now())?;
+    let (mut world, scope) = session.world_of(&definition.source);
+    let (stored, warnings) = reconcile::request(&mut world, &scope, request, Timestamp::now())?;
     for warning in warnings {
         print::talk(&format!("warning: {warning}"));
     }
@@ -173,7 +175,13 @@ pub fn report(global: &Global, session: &Session, run: &Run, folder: &str) -> Re
     if global.output == Format::Table && global.quiet {
         return Ok(());
     }
-    print::document(global.output, "Run", run, || summary(&session.place, run, folder), names)
+    print::document(
+        global.output,
+        "Run",
+        run,
+        || summary(&session.place_of(&run.source), run, folder),
+        names,
+    )
 }
 
 /// The exit code of a run's end.

@@ -6,20 +6,19 @@ use std::path::Path;
 
 use super::error::{CliError, Code};
 use super::global::Global;
+use super::lanes::{self, Configuration, Lane, Looking};
 use super::place::Place;
-use crate::check::{Access, HttpChecks};
 use crate::engine::local::LocalEngine;
-use crate::plan::{Limits, Observed, Phase, Run};
-use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, Settle, World};
-use crate::source::DirectorySource;
+use crate::plan::{Observed, Phase, Run};
+use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, World};
 use crate::store::{FileText, SqliteStore, Store, StoreError, StoredRun};
-use crate::types::{Period, PipelineId, RunName, Timestamp};
-
-/// The name of the source of a directory that no configuration names.
-pub const LOCAL: &str = "local";
+use crate::types::{PipelineId, RunName, Timestamp};
 
 /// Between the two looks of commands that do not wait for a source to settle.
 const SECOND_LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// So many repositories are asked at a time.
+const AT_A_TIME: usize = 8;
 
 /// The world of one command.
 pub struct Session {
@@ -27,14 +26,15 @@ pub struct Session {
     pub place: Place,
     /// The memory.
     pub store: SqliteStore,
-    /// The source.
-    pub source: DirectorySource,
     /// What executes.
     pub engine: LocalEngine,
-    /// How passes look.
-    pub scope: Scope,
-    checks: HttpChecks,
-    memory: Memory,
+    /// The sources that a configuration names; none where the place is the source.
+    pub configuration: Option<Configuration>,
+    /// What looks at each source.
+    pub lanes: Vec<Lane>,
+    looking: Looking,
+    /// What stands where nothing is looked at.
+    spare: Lane,
 }
 
 impl Session {
@@ -45,7 +45,7 @@ impl Session {
             Some(store) => store,
             None => SqliteStore::in_memory()?,
         };
-        Ok(Self::new(global, place, store, LocalEngineOptions::default()))
+        Self::new(global, place, store, LocalEngineOptions::default(), false)
     }
 
     /// A world to act on.
@@ -56,53 +56,148 @@ impl Session {
     ) -> Result<Self, CliError> {
         let place = Place::find(path, global.state.as_deref())?;
         let store = SqliteStore::open(&place.state, &place.root)?;
-        Ok(Self::new(global, place, store, options))
+        Self::new(global, place, store, options, false)
     }
 
-    fn new(global: &Global, place: Place, store: SqliteStore, options: LocalEngineOptions) -> Self {
-        let source = DirectorySource::new(&place.root, Path::new(&place.below), global.max_points);
+    /// A world to act on, whose state remembers a configuration from now on.
+    pub fn configured(
+        global: &Global,
+        configuration: &Configuration,
+        options: LocalEngineOptions,
+    ) -> Result<Self, CliError> {
+        let place = Place::of_root(&configuration.base, global.state.as_deref())?;
+        let store = SqliteStore::open(&place.state, &place.root)?;
+        configuration.keep(&store)?;
+        Self::new(global, place, store, options, false)
+    }
+
+    fn new(
+        global: &Global,
+        place: Place,
+        store: SqliteStore,
+        options: LocalEngineOptions,
+        stays: bool,
+    ) -> Result<Self, CliError> {
         let jobs = options.jobs.unwrap_or_else(processors);
         let engine = LocalEngine::new(&place.state, &place.root, jobs, options.foreground);
-        let scope = Scope {
-            source: LOCAL.into(),
-            settle: Settle::TwoLooks,
-            max_points: global.max_points,
-            below: place.below.clone(),
-            limits: Limits::default(),
-            adopt: false,
-        };
-        // Whoever starts this process writes these files: what they name may be private.
-        let access = Access { trusted: true, allowed: Vec::new() };
-        let checks = HttpChecks::new(access, true);
-        Self { place, store, source, engine, scope, checks, memory: Memory::default() }
+        let configuration = Configuration::of_state(&store)?;
+        let looking = Looking { max_points: global.max_points, stays };
+        let spare = lanes::of_place(&place, looking);
+        let mut session =
+            Self { place, store, engine, configuration, lanes: Vec::new(), looking, spare };
+        session.make_lanes();
+        Ok(session)
     }
 
-    /// Looks as a daemon does: it waits for a source to stand still, and for no answer of a check.
-    pub fn stay(&mut self, settle: Period) {
-        self.scope.settle = Settle::After(settle);
-        self.checks = HttpChecks::new(Access { trusted: true, allowed: Vec::new() }, false);
+    /// Looks as a daemon does: it waits for sources to stand still, and for no answer of a check.
+    pub fn stay(&mut self) {
+        self.looking.stays = true;
+        self.lanes.clear();
+        self.make_lanes();
+    }
+
+    /// Makes the lanes of what is known now. Those that were there keep their memory.
+    pub fn make_lanes(&mut self) {
+        let made = match &self.configuration {
+            Some(configuration) => configuration.lanes(&self.place.state, self.looking),
+            None if self.lanes.is_empty() => vec![lanes::of_place(&self.place, self.looking)],
+            None => return,
+        };
+        let mut before = std::mem::take(&mut self.lanes);
+        for lane in made {
+            match before.iter().position(|known| known.name == lane.name) {
+                Some(at) => {
+                    let mut known = before.swap_remove(at);
+                    if known.commit != lane.commit {
+                        (known.source, known.commit) = (lane.source, lane.commit);
+                    }
+                    self.lanes.push(known);
+                }
+                None => self.lanes.push(lane),
+            }
+        }
+    }
+
+    /// Asks all repositories now, several at a time; what went wrong, by source.
+    pub fn poll_all(&mut self) -> Vec<(String, String)> {
+        let mirrors = self.configuration.iter().flat_map(|one| one.mirrors(&self.place.state));
+        let mirrors: Vec<_> = mirrors.collect();
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let failed = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..mirrors.len().min(AT_A_TIME) {
+                scope.spawn(|| {
+                    loop {
+                        let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let Some((name, _, mirror)) = mirrors.get(at) else { return };
+                        let patience = crate::types::Period::from_seconds(0);
+                        if let Err(error) = mirror.poll(patience, Timestamp::now())
+                            && let Ok(mut failed) = failed.lock()
+                        {
+                            failed.push((name.clone(), error.to_string()));
+                        }
+                    }
+                });
+            }
+        });
+        self.make_lanes();
+        failed.into_inner().unwrap_or_default()
     }
 
     /// How many answers of checks came so far.
     pub fn answers(&self) -> u64 {
-        self.checks.answers()
+        self.lanes.iter().map(|lane| lane.checks.answers()).sum()
     }
 
-    /// The world that the loop sees.
+    /// The world that the loop sees, of what acts on runs alone.
     pub fn world(&mut self) -> World<'_> {
         self.parts().0
     }
 
     fn parts(&mut self) -> (World<'_>, &mut Memory) {
-        let Self { source, store, engine, checks, memory, .. } = self;
-        (World { source, store, engine, checks }, memory)
+        let Self { spare, store, engine, .. } = self;
+        let Lane { source, checks, memory, .. } = spare;
+        (World { source: source.as_mut(), store, engine, checks }, memory)
+    }
+
+    /// The world of a source, and how it is looked at.
+    pub fn world_of(&mut self, source: &str) -> (World<'_>, Scope) {
+        let Self { lanes, spare, store, engine, .. } = self;
+        let lane = lanes.iter_mut().find(|lane| lane.name == source).unwrap_or(spare);
+        let Lane { source, checks, scope, .. } = lane;
+        (World { source: source.as_mut(), store, engine, checks }, scope.clone())
+    }
+
+    /// The place of a source: documents' paths are relative to its root.
+    pub fn place_of(&self, source: &str) -> Place {
+        let configured = self.configuration.as_ref();
+        let root = configured.and_then(|known| known.place_of(source, &self.place.state));
+        root.map_or_else(|| self.place.clone(), |(root, _)| Place { root, ..self.place.clone() })
     }
 
     /// One look at an instant.
     pub fn look(&mut self, now: Timestamp) -> Result<Look, PassError> {
-        let scope = self.scope.clone();
-        let (mut world, memory) = self.parts();
-        reconcile::look(&mut world, memory, &scope, now)
+        let Self { lanes, store, engine, configuration, .. } = self;
+        let mut all = Look::default();
+        for lane in lanes {
+            let Lane { name, scope, source, checks, memory, .. } = lane;
+            let mut world = World { source: source.as_mut(), store, engine, checks };
+            match reconcile::look(&mut world, memory, scope, now) {
+                Ok(look) => all.merge(look),
+                // One source that cannot be read holds up no other.
+                Err(PassError::Source(error)) if configuration.is_some() => {
+                    all.unreadable(name, &error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Acts on a plan.
+    pub fn apply(&mut self, look: &Look, now: Timestamp) -> Result<Applied, StoreError> {
+        let scope = self.spare.scope.clone();
+        reconcile::apply(&mut self.world(), &scope, look, now)
     }
 
     /// Starts the run of a pipeline that is next in its queue.

@@ -52,6 +52,7 @@ pub fn logs(args: &Logs, global: &Global) -> Result<Code, CliError> {
     let stored = session.find_run(&args.run)?;
     let signals = Signals::listen()?;
     let name = stored.run.name.clone();
+    let root = session.place_of(&stored.run.source).root;
     let mut run = stored.run;
     let mut tails: Vec<Tail> = Vec::new();
     let mut current = None;
@@ -60,7 +61,7 @@ pub fn logs(args: &Logs, global: &Global) -> Result<Code, CliError> {
         let ended = run.phase.is_ended();
         for log in wanted(&run, args.step.as_deref())? {
             if !tails.iter().any(|tail| tail.step == log.0) {
-                tails.push(Tail { step: log.0, path: session.place.root.join(log.1), read: 0 });
+                tails.push(Tail { step: log.0, path: root.join(log.1), read: 0 });
             }
         }
         let several = tails.len() > 1;

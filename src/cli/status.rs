@@ -6,12 +6,13 @@ use super::documents::{PipelineStatus, SourceStatus, StatusDocument, TriggerStat
 use super::error::{CliError, Code};
 use super::follow::took;
 use super::global::Global;
+use super::lanes::LOCAL;
 use super::print;
 use super::run::pause;
-use super::session::{LOCAL, Session};
+use super::session::Session;
 use super::signals::Signals;
 use crate::plan::{Action, NotDone, Reason, Run};
-use crate::reconcile::{Look, Seeing};
+use crate::reconcile::{Look, Seeing, SourceSeen};
 use crate::spec::Severity;
 use crate::store::Store;
 use crate::types::{PipelineId, Timestamp, TriggerKind};
@@ -72,16 +73,20 @@ pub fn print_status(
     runs: Vec<Run>,
 ) -> Result<(), CliError> {
     let now = Timestamp::now();
-    let (source, look) = match session.look_twice(Timestamp::now) {
+    let (sources, look) = match session.look_twice(Timestamp::now) {
         Ok(look) => {
-            let revision = look.revision.clone();
-            let name = LOCAL.to_owned();
-            (SourceStatus { name, revision, ready: true, message: None }, Some(look))
+            let status = |seen: &SourceSeen| SourceStatus {
+                name: seen.name.clone(),
+                revision: seen.revision.clone(),
+                ready: seen.message.is_none(),
+                message: seen.message.clone(),
+            };
+            (look.sources.iter().map(status).collect(), Some(look))
         }
         Err(error) => {
             let message = Some(error.to_string());
             let (name, revision) = (LOCAL.to_owned(), String::new());
-            (SourceStatus { name, revision, ready: false, message }, None)
+            (vec![SourceStatus { name, revision, ready: false, message }], None)
         }
     };
     let mut pipelines = Vec::new();
@@ -101,7 +106,7 @@ pub fn print_status(
     // Warnings are for `validate` and `plan`.
     let problems = look.iter().flat_map(|look| &look.plan.problems);
     problems.filter(|one| one.severity == Severity::Error).for_each(print::problem);
-    let document = StatusDocument { sources: vec![source], pipelines, runs };
+    let document = StatusDocument { sources, pipelines, runs };
     let names = || document.runs.iter().map(|run| run.name.to_string()).collect();
     print::document(global.output, "Status", &document, || table(&document, now), names)
 }

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::error::CliError;
 use super::global::Global;
+use super::lanes::LOCAL;
 use super::place::Place;
 use super::print;
+use super::session::Session;
 use crate::spec::{self, Documents, FILE_NAMES, Pipeline, Severity};
 use crate::store::FileText;
 use crate::types::{PipelineName, slug};
@@ -16,6 +18,8 @@ use crate::types::{PipelineName, slug};
 pub struct Definition {
     /// The path from which the state is looked for.
     pub path: PathBuf,
+    /// The source that it is of.
+    pub source: String,
     /// The text.
     pub text: FileText,
     /// The pipeline.
@@ -58,6 +62,28 @@ impl Definition {
         }
     }
 
+    /// The named pipeline of the sources that the state above the current folder was configured with;
+    /// none where it was not.
+    ///
+    /// # Errors
+    /// No pipeline was named, or there is none of that name.
+    pub fn of_state(global: &Global, name: Option<&str>) -> Result<Option<Self>, CliError> {
+        let Some(name) = name else { return Ok(None) };
+        let mut session = Session::to_read(global, Path::new("."))?;
+        if session.configuration.is_none() {
+            return Ok(None);
+        }
+        let look = session.look_twice(crate::types::Timestamp::now)?;
+        let id = session.find_pipeline(&look, name)?;
+        let text = Session::definition(&look, &id);
+        let known = text.and_then(|text| Some((text.pipeline(&id.name, global.max_points)?, text)));
+        let Some((pipeline, text)) = known else {
+            return Err(CliError::usage(format!("nothing good is known of pipeline {id}")));
+        };
+        let path = session.place.root.clone();
+        Ok(Some(Self { path, source: id.source, text, pipeline }))
+    }
+
     fn of_file(global: &Global, path: PathBuf, name: Option<&str>) -> Result<Self, CliError> {
         let place = Place::find(&path, global.state.as_deref())?;
         let file = place.relative(&path)?;
@@ -76,7 +102,7 @@ impl Definition {
             (text, documents)
         };
         let pipeline = choose(documents, &file, name)?;
-        Ok(Self { path, text: FileText { file, folder, text }, pipeline })
+        Ok(Self { path, source: LOCAL.into(), text: FileText { file, folder, text }, pipeline })
     }
 
     fn of_flow(
@@ -97,7 +123,7 @@ impl Definition {
         .to_string();
         let file = "the flow".to_owned();
         let pipeline = choose(spec::parse(&text, &file, &folder, global.max_points), &file, None)?;
-        Ok(Self { path, text: FileText { file, folder, text }, pipeline })
+        Ok(Self { path, source: LOCAL.into(), text: FileText { file, folder, text }, pipeline })
     }
 }
 

@@ -11,6 +11,7 @@ use rustix::fs::FlockOperation;
 use super::error::{CliError, Code};
 use super::follow::{Follower, summary};
 use super::global::Global;
+use super::lanes::Configuration;
 use super::plan::problems_code;
 use super::print::{self, Format};
 use super::prune;
@@ -20,13 +21,10 @@ use super::signals::Signals;
 use super::status;
 use crate::engine::Engine;
 use crate::plan::{Action, Observed, Phase, Plan, Reason, Run};
-use crate::reconcile::{self, Applied, Look, Seeing};
+use crate::reconcile::{Applied, Look, Seeing};
 use crate::spec::Pipeline;
 use crate::store::{Store, lease};
 use crate::types::{Period, RunName, Timestamp};
-
-/// How long a directory must stand still before a change counts.
-const SETTLE: Period = Period::from_seconds(30);
 
 /// Runs beyond a pipeline's history go when something was written, and as often as this.
 const PRUNE: Duration = Duration::from_secs(3600);
@@ -37,8 +35,8 @@ const REST: Duration = Duration::from_millis(300);
 /// Reconcile until stopped
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// A folder with pipeline files at any depth
-    #[arg(default_value = ".")]
+    /// A folder with pipeline files at any depth, or the URL of a git repository
+    #[arg(default_value = ".", value_name = "PATH or URL")]
     path: PathBuf,
     /// One pass, its runs to their end
     #[arg(long)]
@@ -49,7 +47,7 @@ pub struct Args {
     /// How many steps run at a time over all runs of this place
     #[arg(short = 'j', long, value_name = "N")]
     jobs: Option<usize>,
-    /// Sources from a file (not in this version)
+    /// Sources from a file of NotebookSource documents
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Serve health and metrics (not in this version)
@@ -60,22 +58,14 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let engine = global.engine()?;
-    for (given, option) in
-        [(args.config.is_some(), "--config"), (args.listen.is_some(), "--listen")]
-    {
-        if given {
-            return Err(CliError::usage(format!("{option} is not executed yet by this version")));
-        }
-    }
-    if args.path.to_str().is_some_and(|path| path.contains("://")) {
-        return Err(CliError::usage("git sources are not executed yet by this version")
-            .hint("clone the repository and name its folder"));
+    if args.listen.is_some() {
+        return Err(CliError::usage("--listen is not executed yet by this version"));
     }
     if args.poll.seconds() == 0 {
         return Err(CliError::usage("--poll 0s would never rest").hint("the least is 1s"));
     }
     let options = LocalEngineOptions { jobs: args.jobs, foreground: false };
-    let mut session = Session::to_write(global, &args.path, options)?;
+    let mut session = session(args, global, options)?;
     let _lock = only_one(&session.place.state)?;
     let shared = session.store.is_shared();
     if shared && !lease::acquire(&mut session.store, "up")? {
@@ -86,13 +76,31 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let code = if args.once {
         once(global, &mut session, &signals)
     } else {
-        session.stay(SETTLE);
+        session.stay();
         forever(args, global, &mut session, &signals)
     };
     if shared {
         session.store.release("up")?;
     }
     code
+}
+
+/// The world of what was named: a folder, a configuration of sources, or a repository.
+fn session(args: &Args, global: &Global, options: LocalEngineOptions) -> Result<Session, CliError> {
+    let url = args.path.to_str().filter(|path| !args.path.exists() && path.contains(':'));
+    let configuration = match (&args.config, url) {
+        (Some(file), _) if args.path == Path::new(".") => Configuration::read(file)?,
+        (Some(_), _) => {
+            return Err(CliError::usage("PATH and --config are two ways to say what is looked at")
+                .hint("give one of them"));
+        }
+        (None, Some(url)) => {
+            let here = Path::new(".").canonicalize().map_err(|error| CliError::bug(&error))?;
+            Configuration::of_repository(url, &here)?
+        }
+        (None, None) => return Session::to_write(global, &args.path, options),
+    };
+    Session::configured(global, &configuration, options)
 }
 
 fn second_up(state: &Path) -> CliError {
@@ -122,15 +130,16 @@ fn only_one(state: &Path) -> Result<std::fs::File, CliError> {
 
 /// One pass; the runs that it claims or starts again are followed to their end.
 fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Code, CliError> {
+    for (name, error) in session.poll_all() {
+        print::alert(&format!("warning: source {name}: {error}"));
+    }
     let look = session.look_twice(Timestamp::now)?;
     let mut code = problems_code(&look.plan.problems);
     if look.plan.not_done().any(|not_done| not_done.reason == Reason::SourceUnreadable) {
         code = code.worse(Code::Unreachable);
     }
     tell_plan(&look.plan, &mut BTreeSet::new());
-    let scope = session.scope.clone();
-    let now = Timestamp::now();
-    let applied = reconcile::apply(&mut session.world(), &scope, &look, now)?;
+    let applied = session.apply(&look, Timestamp::now())?;
     code = code.worse(tell_applied(&applied));
     let pipelines = look.plan.actions().filter(|(_, action)| action.run().is_some());
     let pipelines: BTreeSet<_> = pipelines.map(|(id, _)| id.clone()).collect();
@@ -198,7 +207,7 @@ fn finish(
     for run in ended {
         let folder = look.plan.actions().find(|(_, action)| action.run() == Some(&run.name));
         let folder = folder.map(|(id, _)| id.folder.clone()).unwrap_or_default();
-        print::data(&format!("{}\n", summary(&session.place, run, &folder)));
+        print::data(&format!("{}\n", summary(&session.place_of(&run.source), run, &folder)));
     }
     if ended.is_empty() {
         print::data(&super::plan::table(&Plan { problems: Vec::new(), ..look.plan.clone() }));
@@ -285,8 +294,7 @@ fn pass(
     let now = Timestamp::now();
     let look = session.look(now)?;
     tell_plan(&look.plan, told);
-    let scope = session.scope.clone();
-    let applied = reconcile::apply(&mut session.world(), &scope, &look, now)?;
+    let applied = session.apply(&look, now)?;
     tell_applied(&applied);
     open.extend(applied.started.into_iter().map(|run| run.name));
     tell_ends(session, open)?;

@@ -37,7 +37,7 @@ pub fn apply(
     let mut applied = Applied::default();
     for (id, planned) in &look.plan.pipelines {
         let Some(seeing) = look.pipelines.get(id) else { continue };
-        let claims = claims(scope, look, id, seeing, planned, now);
+        let claims = claims(scope, id, seeing, planned, now);
         match write(world, id, seeing, planned, &claims) {
             Ok(written) => applied.writes += i64::from(written),
             Err(StoreError::Conflict) => {
@@ -104,7 +104,6 @@ fn write(
 
 fn claims(
     scope: &Scope,
-    look: &Look,
     id: &PipelineId,
     seeing: &Seeing,
     planned: &PipelinePlan,
@@ -112,7 +111,7 @@ fn claims(
 ) -> Vec<StoredRun> {
     let claim = |action: &Action| {
         let Action::Claim(claim) = action else { return None };
-        claimed_run(scope, look, id, seeing, claim, now)
+        claimed_run(scope, id, seeing, claim, now)
     };
     planned.actions.iter().filter_map(claim).collect()
 }
@@ -120,13 +119,11 @@ fn claims(
 /// The run of a claim; none where no definition of its pipeline is known.
 pub fn claimed_run(
     scope: &Scope,
-    look: &Look,
     id: &PipelineId,
     seeing: &Seeing,
     claim: &Claim,
     now: Timestamp,
 ) -> Option<StoredRun> {
-    let digest = seeing.fingerprint.as_ref().map(|fingerprint| fingerprint.digest.to_string());
     Some(StoredRun {
         pipeline: id.clone(),
         run: Run {
@@ -134,7 +131,7 @@ pub fn claimed_run(
             name: claim.name.clone(),
             pipeline: id.name.to_string(),
             source: id.source.clone(),
-            revision: digest.unwrap_or_else(|| look.revision.clone()),
+            revision: seeing.revision.clone(),
             trigger: claim.trigger.clone(),
             phase: Phase::Pending,
             reason: None,

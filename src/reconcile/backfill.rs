@@ -47,7 +47,7 @@ pub fn backfill(
             return Ok(done);
         }
         let claims = done.claims.iter().filter_map(|claim| {
-            let mut stored: StoredRun = claimed_run(scope, look, id, seeing, claim, now)?;
+            let mut stored: StoredRun = claimed_run(scope, id, seeing, claim, now)?;
             stored.spec.backfill = true;
             Some(stored)
         });

@@ -21,12 +21,24 @@ use crate::store::{FileText, StoreError, StoredPipeline};
 use crate::types::{Digest, PipelineId, Timestamp};
 
 /// What a look saw, with the plan that follows.
+#[derive(Default)]
 pub struct Look {
     /// The plan.
     pub plan: Plan,
-    /// What the source shows, as one digest.
-    pub revision: String,
+    /// What each source shows.
+    pub sources: Vec<SourceSeen>,
     pub(super) pipelines: IndexMap<PipelineId, Seeing>,
+}
+
+/// What a source shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceSeen {
+    /// Its name.
+    pub name: String,
+    /// The commit, or one digest of all its files; empty where it cannot be read.
+    pub revision: String,
+    /// What stands in its way.
+    pub message: Option<String>,
 }
 
 /// What is known of one pipeline besides its plan.
@@ -36,6 +48,8 @@ pub struct Seeing {
     pub stored: Option<StoredPipeline>,
     /// The newest good text.
     pub text: Option<FileText>,
+    /// What a run of it carries as its revision: the commit, or the pipeline's digest.
+    pub revision: String,
     /// What the source shows, down to its files.
     pub fingerprint: Option<Fingerprint>,
     /// The newest good definition.
@@ -62,7 +76,7 @@ impl Look {
     ) {
         gathered::link(&mut gathered);
         gathered.iter_mut().for_each(|one| one.ask(world, now));
-        let plan = |one: &Gathered, room| one.plan(&self.revision, room, now);
+        let plan = |one: &Gathered, room| one.plan(room, now);
         let mut plans: Vec<PipelinePlan> =
             gathered.iter().map(|one| plan(one, usize::MAX)).collect();
         let asked: Vec<_> = gathered.iter().zip(&plans).map(|(one, plan)| one.asks(plan)).collect();
@@ -80,6 +94,32 @@ impl Look {
             self.plan.pipelines.push((one.id.clone(), planned));
             self.pipelines.insert(one.id, one.seeing);
         }
+    }
+
+    /// Adds what was seen of another source.
+    pub fn merge(&mut self, other: Self) {
+        self.sources.extend(other.sources);
+        self.plan.pipelines.extend(other.plan.pipelines);
+        self.plan.unplanned.extend(other.plan.unplanned);
+        self.plan.problems.extend(other.plan.problems);
+        self.pipelines.extend(other.pipelines);
+    }
+
+    /// Takes note of a source that cannot be read: nothing follows for its pipelines.
+    pub fn unreadable(&mut self, name: &str, message: &str) {
+        let seen = SourceSeen {
+            name: name.to_owned(),
+            revision: String::new(),
+            message: Some(message.to_owned()),
+        };
+        self.sources.push(seen);
+        self.plan.unplanned.push(NotDone {
+            pipeline: name.to_owned(),
+            trigger: None,
+            reason: Reason::SourceUnreadable,
+            message: message.to_owned(),
+            until: None,
+        });
     }
 
     /// Whether something only waits for a second look.
@@ -112,7 +152,11 @@ pub fn look(
         .collect();
     let mut look = Look {
         plan: Plan::default(),
-        revision: revision_of(&snapshot.files),
+        sources: vec![SourceSeen {
+            name: scope.source.clone(),
+            revision: snapshot.commit.clone().unwrap_or_else(|| revision_of(&snapshot.files)),
+            message: None,
+        }],
         pipelines: IndexMap::new(),
     };
     let mut gathered = Vec::new();
@@ -135,7 +179,8 @@ pub fn look(
                 continue;
             }
             let row = stored.remove(&id);
-            let seen = Newly { file, pipeline, row, vanished: &vanished };
+            let commit = snapshot.commit.as_deref();
+            let seen = Newly { file, pipeline, row, vanished: &vanished, commit };
             gathered.push(Gathered::seen(world, memory, scope, &id, seen, now)?);
         }
     }

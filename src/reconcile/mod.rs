@@ -19,7 +19,7 @@ use crate::types::{Digest, Period, PipelineId, RunName, Timestamp};
 
 pub use apply::{Applied, apply, end_if_stopped, start_what_is_next};
 pub use backfill::{Backfilling, backfill};
-pub use look::{Look, Seeing, identity, look};
+pub use look::{Look, Seeing, SourceSeen, identity, look};
 pub use request::{Request, RequestError, request, suspend};
 
 /// Everything outside that a pass touches.

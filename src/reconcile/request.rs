@@ -107,7 +107,7 @@ pub fn request(
             id: run_id,
             pipeline: id.name.to_string(),
             source: id.source.clone(),
-            revision: fingerprint.digest.to_string(),
+            revision: world.source.commit().unwrap_or_else(|| fingerprint.digest.to_string()),
             trigger,
             phase: Phase::Pending,
             reason: None,

@@ -10,11 +10,10 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::named::{self, Found, Tree};
 use super::{PipelineFile, Snapshot, Source, SourceError};
-use crate::notebook::diff::Outline;
-use crate::notebook::{Notebook, parameters};
 use crate::spec::fingerprint::{InputMatcher, literal_prefix};
-use crate::spec::{self, Documents, FILE_NAMES, FileState, Pipeline, Problem, Work};
+use crate::spec::{self, Documents, FILE_NAMES, FileState, Pipeline, Problem};
 use crate::types::{Digest, Hasher, Timestamp};
 
 /// An editor's temporary file that is older than this is a leftover.
@@ -75,96 +74,8 @@ impl DirectorySource {
         }
         file.documents = spec::parse(&text, &shown, &folder, self.max_points);
         file.text = Some(text);
-        let pipelines = std::mem::take(&mut file.documents.pipelines);
-        for pipeline in &pipelines {
-            self.read_named_files(pipeline, &mut file, now);
-            let text = file.text.as_deref().unwrap_or_default();
-            let problems =
-                spec::file_problems(pipeline, &file.path, text, &file.files, &file.broken);
-            file.documents.problems.extend(problems);
-        }
-        file.documents.pipelines = pipelines;
+        named::read_all(self, &mut file, now);
         file
-    }
-
-    fn read_named_files(&mut self, pipeline: &Pipeline, file: &mut PipelineFile, now: Timestamp) {
-        let mut wanted: BTreeSet<(String, bool)> = BTreeSet::new();
-        for step in pipeline.steps() {
-            match step.work() {
-                Work::Notebook(path) => {
-                    wanted.insert((path.as_str().to_owned(), true));
-                }
-                Work::Run { .. } => {
-                    let scripts = step.script_candidates();
-                    wanted.extend(scripts.iter().map(|path| (path.as_str().to_owned(), false)));
-                }
-                Work::Resource(resource) => {
-                    let manifest = resource.manifest.as_str();
-                    let path = manifest
-                        .and_then(|m| spec::RelativePath::resolve(pipeline.folder(), m).ok());
-                    wanted.extend(path.map(|path| (path.as_str().to_owned(), true)));
-                }
-            }
-            if let Some(path) = step.requirements() {
-                wanted.insert((path.as_str().to_owned(), true));
-            }
-            let inputs = self.inputs(pipeline, step.inputs(), &mut file.broken);
-            wanted.extend(inputs.into_iter().map(|path| (path, false)));
-        }
-        for (path, required) in wanted {
-            let full = self.root.join(&path);
-            let written = std::fs::metadata(&full).ok().as_ref().and_then(newest);
-            file.newest = file.newest.max(written);
-            match self.read_file(&full, now) {
-                Ok(Some(state)) => {
-                    file.files.insert(path, state);
-                }
-                Ok(None) if required => file.broken.push((path, "it is not there".into())),
-                Ok(None) => {}
-                Err(reason) => file.broken.push((path, reason)),
-            }
-        }
-    }
-
-    /// The files that patterns name, as paths relative to the root.
-    fn inputs(
-        &self,
-        pipeline: &Pipeline,
-        patterns: &[spec::RelativePath],
-        broken: &mut Vec<(String, String)>,
-    ) -> Vec<String> {
-        if patterns.is_empty() {
-            return Vec::new();
-        }
-        let matcher = InputMatcher::new(pipeline, patterns);
-        let mut found = BTreeSet::new();
-        for pattern in patterns {
-            let start = self.root.join(literal_prefix(pattern));
-            let entries = walkdir::WalkDir::new(start).into_iter().filter_entry(|entry| {
-                entry.depth() == 0 || !entry.file_type().is_dir() || !is_skipped(entry.path())
-            });
-            for entry in entries {
-                let entry = match entry {
-                    Ok(entry) => entry,
-                    Err(error) => {
-                        let io = error.io_error();
-                        let gone = io.is_some_and(|error| error.kind() == ErrorKind::NotFound);
-                        let path = error.path().filter(|_| !gone).map(|path| self.relative(path));
-                        broken.extend(path.map(|path| (path, error.to_string())));
-                        continue;
-                    }
-                };
-                // A link counts as what it leads to; where that lies is judged when it is read.
-                let link = entry.file_type().is_symlink() && !entry.path().is_dir();
-                if entry.file_type().is_file() || link {
-                    let path = self.relative(entry.path());
-                    if matcher.matches(&path) {
-                        found.insert(path);
-                    }
-                }
-            }
-        }
-        found.into_iter().collect()
     }
 
     /// A file's state; none where there is no such file.
@@ -216,6 +127,50 @@ impl DirectorySource {
     }
 }
 
+impl Tree for DirectorySource {
+    fn inputs(
+        &mut self,
+        matcher: &InputMatcher,
+        patterns: &[spec::RelativePath],
+        broken: &mut Vec<(String, String)>,
+    ) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for pattern in patterns {
+            let start = self.root.join(literal_prefix(pattern));
+            let entries = walkdir::WalkDir::new(start).into_iter().filter_entry(|entry| {
+                entry.depth() == 0 || !entry.file_type().is_dir() || !is_skipped(entry.path())
+            });
+            for entry in entries {
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        let io = error.io_error();
+                        let gone = io.is_some_and(|error| error.kind() == ErrorKind::NotFound);
+                        let path = error.path().filter(|_| !gone).map(|path| self.relative(path));
+                        broken.extend(path.map(|path| (path, error.to_string())));
+                        continue;
+                    }
+                };
+                // A link counts as what it leads to; where that lies is judged when it is read.
+                let link = entry.file_type().is_symlink() && !entry.path().is_dir();
+                if entry.file_type().is_file() || link {
+                    let path = self.relative(entry.path());
+                    if matcher.matches(&path) {
+                        found.insert(path);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    fn state(&mut self, path: &str, now: Timestamp) -> Found {
+        let full = self.root.join(path);
+        let written = std::fs::metadata(&full).ok().as_ref().and_then(newest);
+        Found { written, state: self.read_file(&full, now) }
+    }
+}
+
 /// When a file was last written or changed in any other way.
 fn newest(metadata: &std::fs::Metadata) -> Option<Timestamp> {
     let at = |seconds: i64, nanoseconds: i64| {
@@ -226,13 +181,7 @@ fn newest(metadata: &std::fs::Metadata) -> Option<Timestamp> {
 
 fn read_notebook(path: &Path, modified: Option<Timestamp>) -> Result<FileState, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    let mut hasher = Hasher::default();
-    hasher.update(&bytes);
-    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
-    let notebook = Notebook::read(&text).map_err(|error| error.to_string())?;
-    let outline = Some(Outline::of(&notebook, None));
-    let declared = parameters::declared_names(&notebook);
-    Ok(FileState { digest: hasher.finish(), modified, outline, declared })
+    named::notebook_state(bytes, modified)
 }
 
 fn read_plain(path: &Path, modified: Option<Timestamp>) -> Result<FileState, String> {
@@ -259,10 +208,7 @@ fn being_saved(path: &Path, now: Timestamp) -> Option<String> {
 /// Folders that are never looked into.
 fn is_skipped(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.starts_with('.')
-        || matches!(name, "node_modules" | "jupyterflow-runs" | "__pycache__")
-        || path.join("pyvenv.cfg").is_file()
-        || path.join("conda-meta").is_dir()
+    named::is_skipped(name) || path.join("pyvenv.cfg").is_file() || path.join("conda-meta").is_dir()
 }
 
 impl Source for DirectorySource {
@@ -330,7 +276,7 @@ impl Source for DirectorySource {
 
     fn named_files(&mut self, pipeline: &Pipeline, file: &str, now: Timestamp) -> PipelineFile {
         let mut named = PipelineFile::new(file, pipeline.folder());
-        self.read_named_files(pipeline, &mut named, now);
+        named::read(self, pipeline, &mut named, now);
         named
     }
 }

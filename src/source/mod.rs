@@ -16,8 +16,11 @@
 //! ```
 
 mod directory;
+pub mod git;
+mod named;
 
 pub use directory::DirectorySource;
+pub use git::GitSource;
 
 use crate::spec::{Documents, Pipeline, fingerprint::Files};
 use crate::types::{Digest, Timestamp};
@@ -31,6 +34,8 @@ pub struct Snapshot {
     pub elsewhere: Vec<String>,
     /// Folders that could not be read, with the reason: what lies there is unknown, not gone.
     pub unreadable: Vec<(String, String)>,
+    /// The commit, of a git repository.
+    pub commit: Option<String>,
 }
 
 /// A pipeline file and the files that its pipelines name.
@@ -90,6 +95,11 @@ pub trait Source {
     /// # Errors
     /// The source as a whole cannot be read; nothing follows from that.
     fn look(&mut self, now: Timestamp) -> Result<Snapshot, SourceError>;
+
+    /// The commit that it shows, of a git repository.
+    fn commit(&self) -> Option<String> {
+        None
+    }
 
     /// The digest of one file as it is now; none where it cannot be read.
     fn digest(&mut self, path: &str) -> Option<Digest>;

@@ -19,6 +19,7 @@ mod problem;
 mod reference;
 mod schema;
 mod shape;
+mod sources;
 mod triggers;
 mod validate;
 mod yaml;
@@ -38,6 +39,7 @@ pub use pipeline::{
 pub use problem::{Problem, Severity};
 pub use reference::{Field, ModelField, Reference, RunField, Template, resolve_json};
 pub use schema::{json_schema, problem_if_huge};
+pub use sources::{FirstSight, GitSpec, LimitsSpec, NotebookSource, SourceSpec, read_sources};
 pub use triggers::{Check, Missed, Schedule, Stale, Triggers};
 pub use validate::{Documents, parse, points};
 

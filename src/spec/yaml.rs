@@ -167,8 +167,9 @@ pub fn parse(text: &str) -> Result<Vec<Node>, YamlError> {
     })
 }
 
-fn parse_here(text: &str) -> Result<Vec<Node>, YamlError> {
-    let options = serde_saphyr::options! {
+/// How YAML is read: strictly, and within limits.
+pub fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
@@ -182,13 +183,19 @@ fn parse_here(text: &str) -> Result<Vec<Node>, YamlError> {
             max_documents: 200,
             max_total_scalar_bytes: 4_000_000,
         },
-    };
-    let documents: Vec<Node> =
-        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
-            let error = error.without_snippet();
-            let place = error.location().map(place_of).unwrap_or_default();
-            YamlError { message: plain(&error.to_string()), place }
-        })?;
+    }
+}
+
+/// The parser's error, with its place.
+pub fn yaml_error(error: &serde_saphyr::Error) -> YamlError {
+    let error = error.without_snippet();
+    let place = error.location().map(place_of).unwrap_or_default();
+    YamlError { message: plain(&error.to_string()), place }
+}
+
+fn parse_here(text: &str) -> Result<Vec<Node>, YamlError> {
+    let documents: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options())
+        .map_err(|error| yaml_error(&error))?;
     Ok(documents.into_iter().filter(|node| !matches!(node.kind, Kind::Null)).collect())
 }
 
@@ -204,7 +211,7 @@ fn plain(message: &str) -> String {
     }
 }
 
-fn place_of(location: serde_saphyr::Location) -> Place {
+pub fn place_of(location: serde_saphyr::Location) -> Place {
     let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Place { line: number(location.line()), column: number(location.column()) }
 }

@@ -152,6 +152,29 @@ impl SqliteStore {
             .ok()
     }
 
+    /// The sources that the state serves, as whoever configured them wrote it; none where that is its
+    /// root.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub fn configuration(&self) -> Result<Option<String>, StoreError> {
+        self.connection
+            .query_row("SELECT value FROM meta WHERE key = 'configuration'", [], |row| row.get(0))
+            .optional()
+            .map_err(|error| self.broken(&error))
+    }
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// The state cannot be written.
+    pub fn set_configuration(&self, text: &str) -> Result<(), StoreError> {
+        self.connection
+            .execute("INSERT OR REPLACE INTO meta VALUES ('configuration', ?1)", [text])
+            .map(|_| ())
+            .map_err(|error| self.broken(&error))
+    }
+
     /// The folder of the state.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -31,8 +31,12 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Everything that an attempt needs, resolved.
 pub struct Invocation {
-    /// The source's root.
+    /// The root that the step's paths are relative to.
     pub root: PathBuf,
+    /// The root that results' paths are relative to.
+    pub results: PathBuf,
+    /// What of it goes with the attempt.
+    pub fresh: Option<PathBuf>,
     /// The state's folder.
     pub state: PathBuf,
     /// The pipeline's folder, relative to the root.
@@ -64,6 +68,14 @@ enum End {
 
 /// Runs an attempt to its end. `stop` ends it early.
 pub fn run(invocation: &Invocation, stop: &Arc<AtomicBool>) -> AttemptEnd {
+    let end = run_in_place(invocation, stop);
+    if let Some(folder) = &invocation.fresh {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+    end
+}
+
+fn run_in_place(invocation: &Invocation, stop: &Arc<AtomicBool>) -> AttemptEnd {
     let Invocation { root, folder, step, places, .. } = invocation;
     let before = Before::new(root, folder, step);
     let failed =
@@ -115,8 +127,9 @@ fn finish(
     failure: Option<String>,
     exit_code: Option<i32>,
 ) -> AttemptEnd {
-    let Invocation { root, folder, step, places, .. } = invocation;
-    let (mut left, missing) = collect(root, folder, step, invocation.in_sweep, places, before);
+    let Invocation { root, results, folder, step, places, .. } = invocation;
+    let roots = (root.as_path(), results.as_path());
+    let (mut left, missing) = collect(roots, folder, step, invocation.in_sweep, places, before);
     if invocation.is_notebook {
         left.notebook = render_notebook(places);
     }

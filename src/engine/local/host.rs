@@ -7,6 +7,7 @@
 
 mod invocation;
 mod present;
+mod workplace;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use self::present::Present;
+pub use self::workplace::{Files, copy};
 use super::attempt;
 use super::board::{AttemptEnd, Board, Task};
 use super::leftovers::{set_aside, step_folder, write_run_document};
@@ -34,8 +36,10 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Hosting<'a> {
     /// The state's folder.
     pub state: &'a Path,
-    /// The source's root.
+    /// The source's root, where results lie.
     pub root: &'a Path,
+    /// Where the files of its steps are.
+    pub files: Files,
     /// The run.
     pub run: &'a RunName,
     /// The limit on parallel steps over all hosts.
@@ -51,7 +55,7 @@ pub struct Hosting<'a> {
 /// # Errors
 /// The state cannot be used.
 pub fn host(hosting: Hosting<'_>) -> Result<i32, StoreError> {
-    let Hosting { state, root, run: name, jobs, mut store, source } = hosting;
+    let Hosting { state, root, files, run: name, jobs, mut store, source } = hosting;
     // What leaves an attempt's process group becomes a child of this process, and is ended by it.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let Some(stored) = store.run(name.as_str())? else { return Ok(0) };
@@ -76,6 +80,7 @@ pub fn host(hosting: Hosting<'_>) -> Result<i32, StoreError> {
     let mut host = Host {
         state,
         root,
+        files,
         pipeline: &pipeline,
         board: Board::new(&pipeline, steps, Timestamp::now(), log),
         run: stored.run.clone(),
@@ -99,6 +104,7 @@ type TaskEnd = (Task, AttemptEnd);
 struct Host<'a> {
     state: &'a Path,
     root: &'a Path,
+    files: Files,
     pipeline: &'a Pipeline,
     board: Board<'a>,
     run: Run,

@@ -145,9 +145,10 @@ impl Before {
     }
 }
 
-/// Collects what an attempt left. The second part says what is missing.
+/// Collects what an attempt left below the root where it worked; results go below the other. The
+/// second part says what is missing.
 pub fn collect(
-    root: &Path,
+    (root, results): (&Path, &Path),
     folder: &str,
     step: &Step,
     in_sweep: bool,
@@ -190,13 +191,20 @@ pub fn collect(
             missing.get_or_insert(not_written(name, path, in_sweep));
             continue;
         };
-        // What it leads to must lie in the source, or in the attempt's own folder below it.
-        let inside = full.canonicalize().is_ok_and(|real| real.starts_with(root));
+        // What it leads to must lie in the source, or in the attempt's own folder.
+        let own = |real: &PathBuf| real.starts_with(root) || real.starts_with(&places.files);
+        let inside = full.canonicalize().is_ok_and(|real| own(&real));
         if !inside {
             missing = Some(format!("output {name} ({path}) is a symbolic link out of the source"));
             continue;
         }
-        match artifact(root, name, &full) {
+        // What lies in a checkout goes with it.
+        let kept = if root != results && full.starts_with(root) {
+            keep(&full, root, &places.files)
+        } else {
+            Ok(full)
+        };
+        match kept.and_then(|full| artifact(results, name, &full)) {
             Ok(artifact) => {
                 left.outputs.insert(name.clone(), Value::from(artifact.path.as_str()));
                 left.artifacts.push(artifact);
@@ -205,6 +213,13 @@ pub fn collect(
         }
     }
     (left, missing)
+}
+
+/// Copies a file of a checkout among the attempt's own, at the same path.
+fn keep(path: &Path, root: &Path, files: &Path) -> std::io::Result<PathBuf> {
+    let to = files.join(path.strip_prefix(root).unwrap_or(path));
+    super::host::copy(path, &to, files)?;
+    Ok(to)
 }
 
 fn not_written(name: &str, path: &str, in_sweep: bool) -> String {

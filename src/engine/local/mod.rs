@@ -34,7 +34,7 @@ use crate::plan::Observed;
 use crate::spec::Pipeline;
 use crate::types::RunName;
 
-pub use host::{Hosting, host};
+pub use host::{Files, Hosting, host};
 pub use leftovers::{results_folder, write_run_document};
 pub use supervisor::supervise;
 

@@ -2,7 +2,8 @@
 //!
 //! Owns the look-up over a run and the records of its steps, and what a step's parameters are.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use serde_json::{Value, json};
@@ -12,8 +13,10 @@ use crate::spec::{Field, Pipeline, Reference, RunField, Step, Template, resolve_
 
 /// All that references can name.
 pub struct Scope<'a> {
-    /// The source's root.
+    /// The source's root, where results lie.
     pub root: &'a Path,
+    /// Files of earlier steps that were put into the step's own checkout.
+    pub placed: &'a HashMap<(String, String), PathBuf>,
     /// The pipeline.
     pub pipeline: &'a Pipeline,
     /// The run.
@@ -135,7 +138,9 @@ impl Scope<'_> {
 
     fn output(&self, record: &StepRecord, name: &str, field: Field) -> Option<Value> {
         let artifact = record.artifacts.iter().find(|artifact| artifact.name == name);
-        let path = artifact.map(|artifact| self.root.join(&artifact.path));
+        let placed = self.placed.get(&(record.base_name().to_owned(), name.to_owned()));
+        let placed = placed.filter(|_| record.index.is_none()).cloned();
+        let path = artifact.map(|one| placed.unwrap_or_else(|| self.root.join(&one.path)));
         match (field, artifact, path) {
             (Field::Value, Some(_), Some(path)) => Some(json!(path.to_string_lossy())),
             (Field::Value, None, _) => record.outputs.get(name).cloned(),

@@ -23,6 +23,7 @@ pub struct Newly<'a> {
     pub pipeline: &'a Pipeline,
     pub row: Option<StoredPipeline>,
     pub vanished: &'a [Vanished<'a>],
+    pub commit: Option<&'a str>,
 }
 
 /// The facts of one pipeline.
@@ -55,7 +56,7 @@ impl Gathered {
         seen: Newly<'_>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        let Newly { file, pipeline, row, vanished } = seen;
+        let Newly { file, pipeline, row, vanished, commit } = seen;
         let fingerprint = Fingerprint::new(pipeline, &file.files);
         let (still_since, settle) = standing(memory, scope, id, &fingerprint.digest, file, now);
         let broken = file.broken.iter().find(|(path, _)| names_file(pipeline, path));
@@ -108,6 +109,7 @@ impl Gathered {
             seeing: Seeing {
                 stored: row,
                 text: former_text.or(present),
+                revision: commit.map_or_else(|| fingerprint.digest.to_string(), str::to_owned),
                 fingerprint: Some(fingerprint),
                 pipeline: Some(pipeline.clone()),
                 ready,
@@ -159,6 +161,7 @@ impl Gathered {
             seeing: Seeing {
                 stored: Some(row),
                 text: Some(text),
+                revision: accepted.as_ref().map(|one| one.digest.to_string()).unwrap_or_default(),
                 fingerprint: accepted,
                 pipeline,
                 ready: false,
@@ -190,13 +193,13 @@ impl Gathered {
     }
 
     /// The plan, where so many runs may start.
-    pub fn plan(&self, revision: &str, room: usize, now: Timestamp) -> PipelinePlan {
+    pub fn plan(&self, room: usize, now: Timestamp) -> PipelinePlan {
         let empty = Fingerprint::new_empty();
         let definition = self.in_force().map(|in_force| Definition {
             pipeline: self.seeing.pipeline.as_ref().unwrap_or(in_force),
             fingerprint: self.seeing.fingerprint.as_ref().unwrap_or(&empty),
             schedules: in_force.triggers().schedules.as_slice(),
-            revision,
+            revision: &self.seeing.revision,
             still_since: self.still_since,
             inputs_written: self.inputs_written,
         });

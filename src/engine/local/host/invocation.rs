@@ -27,11 +27,13 @@ impl Host<'_> {
             format!("{run}-{}-{}-{attempt}", task.step, task.index.map_or(0, |index| index + 1));
         let places = Places::make(self.root, self.state, relative, &key)
             .map_err(|error| format!("failed to make the step's folder: {error}"))?;
+        let work = self.workplace(task, &key)?;
         let states = self.board.states();
         let records: Vec<&StepRecord> = states.iter().map(|state| &state.record).collect();
         let point = task.index.map(|index| (index, step.points().swap_remove(index)));
         let scope = Scope {
             root: self.root,
+            placed: &work.placed,
             pipeline: self.pipeline,
             run: &self.run,
             records: &records,
@@ -66,14 +68,14 @@ impl Host<'_> {
             }
             Work::Notebook(path) => {
                 is_notebook = true;
-                self.exec_command(step, path.as_str(), &places, &params)?
+                self.exec_command(step, path.as_str(), &work.root, &places, &params)?
             }
             Work::Resource(_) => {
                 return Err("resource steps need a cluster: run it with --engine argo".into());
             }
         };
         Ok(Invocation {
-            root: self.root.to_owned(),
+            results: self.root.to_owned(),
             state: self.state.to_owned(),
             folder: folder.to_owned(),
             step: step.clone(),
@@ -81,7 +83,9 @@ impl Host<'_> {
             places,
             command,
             env,
-            workdir: self.root.join(step.workdir().as_str()),
+            workdir: work.root.join(step.workdir().as_str()),
+            root: work.root,
+            fresh: work.fresh,
             is_notebook,
             attempt,
         })
@@ -91,6 +95,7 @@ impl Host<'_> {
         &self,
         step: &Step,
         path: &str,
+        root: &Path,
         places: &Places,
         params: &indexmap::IndexMap<String, serde_json::Value>,
     ) -> Result<Vec<String>, String> {
@@ -111,7 +116,7 @@ impl Host<'_> {
             "-".into(),
             "--no-progress-bar".into(),
             "--cwd".into(),
-            text(&self.root.join(step.workdir().as_str())),
+            text(&root.join(step.workdir().as_str())),
         ];
         if !params.is_empty() {
             // JSON is YAML, so that one file takes values of every type and of any length.

@@ -8,9 +8,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Host, LOOK};
+use super::{Files, Host, LOOK};
 use crate::engine::local::board::Task;
 use crate::plan::{Phase, Reason};
+use crate::source::git;
 use crate::spec::{self, Fingerprint, Work};
 use crate::store::{Commit, StoreError};
 use crate::types::{Digest, Timestamp, TriggerKind};
@@ -69,7 +70,9 @@ impl Host<'_> {
         if self.run.trigger.kind == TriggerKind::Change {
             return Ok(Present::MovedOn);
         }
-        self.run.revision = present.digest.to_string();
+        if matches!(self.files, Files::Folder) {
+            self.run.revision = present.digest.to_string();
+        }
         self.spec.fingerprint = Some(present);
         self.store.update_spec(&self.run.name, &self.spec)?;
         Ok(Present::Taken)
@@ -78,7 +81,11 @@ impl Host<'_> {
     /// Copies a notebook as it is now. Not to be able to read it says something of the source; not
     /// to be able to write it, of the state.
     pub(super) fn copy_notebook(&self, path: &str) -> Result<Result<Digest, String>, StoreError> {
-        let bytes = match std::fs::read(self.root.join(path)) {
+        let read = match &self.files {
+            Files::Folder => std::fs::read(self.root.join(path)).map_err(|error| error.to_string()),
+            Files::Commit { objects, commit } => git::content(objects, commit, path),
+        };
+        let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Err(format!("failed to read {path}: {error}"))),
         };

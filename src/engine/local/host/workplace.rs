@@ -1,0 +1,119 @@
+//! Where an attempt works: in the user's own folder, or in a fresh checkout of the run's commit.
+//!
+//! Owns the checkouts, and that only declared files travel between steps: each at its path, with its
+//! digest checked.
+
+#![expect(clippy::disallowed_methods, reason = "makes and fills checkouts")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::Host;
+use crate::engine::local::board::Task;
+use crate::source::git;
+use crate::spec::RelativePath;
+use crate::types::{Digest, Hasher};
+
+/// Where the files of a run's steps are.
+#[derive(Clone, Debug)]
+pub enum Files {
+    /// In the source's own folder.
+    Folder,
+    /// In a commit: each attempt has a checkout of its own.
+    Commit {
+        /// The bare repository that has it.
+        objects: PathBuf,
+        /// Its id.
+        commit: String,
+    },
+}
+
+/// Where one attempt works.
+pub struct Workplace {
+    /// The root that the pipeline's paths are relative to.
+    pub root: PathBuf,
+    /// The same, where it goes with the attempt.
+    pub fresh: Option<PathBuf>,
+    /// Files of earlier steps that were put there, by step and output.
+    pub placed: HashMap<(String, String), PathBuf>,
+}
+
+impl Host<'_> {
+    /// The place of an attempt, filled.
+    pub(super) fn workplace(&self, task: Task, key: &str) -> Result<Workplace, String> {
+        let Files::Commit { objects, commit } = &self.files else {
+            let root = self.root.to_owned();
+            return Ok(Workplace { root, fresh: None, placed: HashMap::new() });
+        };
+        let folder = self.state.join("work").join(key);
+        let failed =
+            |error: std::io::Error| format!("failed to make {}: {error}", folder.display());
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        git::export(objects, commit, &folder)?;
+        let root = folder.canonicalize().map_err(failed)?;
+        let placed = self.place_outputs(task, &root)?;
+        Ok(Workplace { fresh: Some(root.clone()), root, placed })
+    }
+
+    /// Puts the declared files of all steps that a step needs into its checkout.
+    fn place_outputs(
+        &self,
+        task: Task,
+        root: &Path,
+    ) -> Result<HashMap<(String, String), PathBuf>, String> {
+        let mut placed = HashMap::new();
+        for &before in &self.pipeline.graph().ancestors(task.step) {
+            let step = &self.pipeline.steps()[before];
+            let record = &self.board.state(Task { step: before, index: None }).record;
+            for artifact in &record.artifacts {
+                let Some(declared) = step.outputs().get(&artifact.name) else { continue };
+                let path = RelativePath::resolve(self.pipeline.folder(), declared)
+                    .map_err(|error| format!("output {}: {error}", artifact.name))?;
+                let to = root.join(path.as_str());
+                let digest = copy(&self.root.join(&artifact.path), &to, root)
+                    .map_err(|error| format!("failed to place {path}: {error}"))?;
+                if digest != artifact.digest {
+                    return Err(format!(
+                        "MissingOutput: `{}` of step `{}` is another file than that step left",
+                        artifact.name,
+                        step.name()
+                    ));
+                }
+                placed.insert((step.name().to_owned(), artifact.name.clone()), to);
+            }
+        }
+        Ok(placed)
+    }
+}
+
+/// Copies a file to a place below a root, never through a link out of it.
+pub fn copy(from: &Path, to: &Path, root: &Path) -> std::io::Result<Digest> {
+    let folder = to.parent().unwrap_or(root);
+    let real = folder.ancestors().find(|folder| folder.exists()).unwrap_or(root).canonicalize()?;
+    if !real.starts_with(root) {
+        return Err(std::io::Error::other("a symbolic link leads out of the checkout"));
+    }
+    std::fs::create_dir_all(folder)?;
+    if to.symlink_metadata().is_ok() {
+        std::fs::remove_file(to)?;
+    }
+    let mut source = std::fs::File::open(from)?;
+    let mut target = std::fs::File::create_new(to)?;
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = std::io::Read::read(&mut source, &mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+        std::io::Write::write_all(&mut target, &buffer[..count])?;
+    }
+    target.set_permissions(source.metadata()?.permissions())?;
+    Ok(hasher.finish())
+}

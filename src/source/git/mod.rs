@@ -1,0 +1,178 @@
+//! A git repository as a source: what a branch names, fetched shallow into a mirror, and read from there.
+//!
+//! Owns the state of the mirror beside it: which commit is in force. A poll asks the server; a look
+//! never does, so that a server that hangs holds up nobody.
+
+#![expect(clippy::disallowed_methods, reason = "keeps the tips beside the mirror")]
+
+mod address;
+mod export;
+mod known_hosts;
+mod remote;
+mod tips;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+pub use self::address::{Address, InvalidAddress, Reference};
+pub use self::export::export;
+pub use self::remote::{GitError, RemoteRepository};
+use self::tips::Tips;
+use self::tree::{Blobs, CommitTree};
+use super::named;
+use super::{PipelineFile, Snapshot, Source, SourceError};
+use crate::spec::Pipeline;
+use crate::types::{Digest, Period, Timestamp};
+
+/// A repository on this machine or elsewhere, with its mirror.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// The repository.
+    pub repository: RemoteRepository,
+    /// The folder of the mirror and its state.
+    pub folder: PathBuf,
+}
+
+/// What is known of a repository's branches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Known {
+    /// The tips, by branch.
+    pub branches: BTreeMap<String, Tips>,
+}
+
+impl Mirror {
+    /// The bare repository with the objects.
+    pub fn objects(&self) -> PathBuf {
+        match &self.repository.address {
+            Address::Path(path) => local_objects(path),
+            Address::Url { .. } => self.folder.join("objects.git"),
+        }
+    }
+
+    /// Asks the repository, fetches what is new, and keeps what is known. Waits where another process
+    /// is at it.
+    ///
+    /// # Errors
+    /// The repository cannot be reached or read; what was known stays.
+    pub fn poll(&self, patience: Period, now: Timestamp) -> Result<Known, GitError> {
+        let failed =
+            |error: std::io::Error| GitError(format!("{}: {error}", self.folder.display()));
+        std::fs::create_dir_all(&self.folder).map_err(failed)?;
+        let lock = std::fs::File::create(self.folder.join("lock")).map_err(failed)?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+        let found = remote::poll(&self.repository, &self.folder.join("objects.git"))?;
+        let before = self.known();
+        let mut known = Known::default();
+        for (branch, tip) in found {
+            let mut tips = before.branches.get(&branch).cloned().unwrap_or_default();
+            tips.observe(tip, patience, now);
+            known.branches.insert(branch, tips);
+        }
+        if known != before {
+            let text =
+                serde_json::to_string(&known).map_err(|error| GitError(error.to_string()))?;
+            let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
+            file.write_all(text.as_bytes()).map_err(failed)?;
+            file.persist(self.folder.join("tips.json")).map_err(|error| failed(error.error))?;
+        }
+        Ok(known)
+    }
+
+    /// What the last poll found.
+    pub fn known(&self) -> Known {
+        let text = std::fs::read_to_string(self.folder.join("tips.json")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+/// The bare repository of a folder that git knows.
+fn local_objects(path: &Path) -> PathBuf {
+    let inner = path.join(".git");
+    if inner.is_dir() { inner } else { path.to_owned() }
+}
+
+/// The content of a file of a commit.
+///
+/// # Errors
+/// It is not there, or cannot be read.
+pub fn content(objects: &Path, commit: &str, path: &str) -> Result<Vec<u8>, String> {
+    let words = |error: git2::Error| error.message().to_owned();
+    let repository = remote::open(objects).map_err(words)?;
+    let mut blobs = Blobs::default();
+    CommitTree::new(&repository, &mut blobs, commit).map_err(words)?.content(path)
+}
+
+/// A commit as a source.
+pub struct GitSource {
+    objects: PathBuf,
+    shown: String,
+    commit: Option<String>,
+    max_points: usize,
+    blobs: Blobs,
+    last: Option<Snapshot>,
+}
+
+impl GitSource {
+    /// A source over the commits of a mirror. Without a commit it cannot be read yet.
+    pub fn new(mirror: &Mirror, commit: Option<String>, max_points: usize) -> Self {
+        Self {
+            objects: mirror.objects(),
+            shown: mirror.repository.address.to_string(),
+            commit,
+            max_points,
+            blobs: Blobs::default(),
+            last: None,
+        }
+    }
+
+    fn with_tree<T>(
+        &mut self,
+        work: impl FnOnce(CommitTree<'_>, &str) -> T,
+    ) -> Result<T, SourceError> {
+        let failed = |message: String| SourceError { root: self.shown.clone(), message };
+        let Some(commit) = &self.commit else {
+            return Err(failed("nothing was fetched from it yet".into()));
+        };
+        let words = |error: git2::Error| failed(error.message().to_owned());
+        let repository = remote::open(&self.objects).map_err(words)?;
+        let tree = CommitTree::new(&repository, &mut self.blobs, commit).map_err(words)?;
+        Ok(work(tree, commit))
+    }
+}
+
+impl Source for GitSource {
+    fn look(&mut self, now: Timestamp) -> Result<Snapshot, SourceError> {
+        if let Some(last) = self.last.as_ref().filter(|last| last.commit == self.commit) {
+            return Ok(last.clone());
+        }
+        let max_points = self.max_points;
+        let snapshot = self.with_tree(|tree, commit| tree.snapshot(commit, max_points, now))?;
+        self.last = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    fn commit(&self) -> Option<String> {
+        self.commit.clone()
+    }
+
+    fn digest(&mut self, path: &str) -> Option<Digest> {
+        let state =
+            self.with_tree(|mut tree, _| named::Tree::state(&mut tree, path, Timestamp::MIN));
+        state.ok()?.state.ok().flatten().map(|state| state.counted())
+    }
+
+    fn named_files(&mut self, pipeline: &Pipeline, file: &str, now: Timestamp) -> PipelineFile {
+        let mut named = PipelineFile::new(file, pipeline.folder());
+        let read = self.with_tree(|mut tree, _| named::read(&mut tree, pipeline, &mut named, now));
+        if let Err(error) = read {
+            named.broken.push((file.to_owned(), error.message));
+        }
+        named
+    }
+}

@@ -1,0 +1,106 @@
+//! The files that pipelines name, in any tree.
+//!
+//! Owns which those are and what of each counts. How a tree is read is an adapter's.
+
+use std::collections::BTreeSet;
+
+use super::PipelineFile;
+use crate::notebook::diff::Outline;
+use crate::notebook::{Notebook, parameters};
+use crate::spec::fingerprint::InputMatcher;
+use crate::spec::{self, FileState, Pipeline, RelativePath, Work};
+use crate::types::{Digest, Timestamp};
+
+/// A tree of files.
+pub trait Tree {
+    /// The files that patterns name, as paths relative to the root; folders that cannot be read are
+    /// broken.
+    fn inputs(
+        &mut self,
+        matcher: &InputMatcher,
+        patterns: &[RelativePath],
+        broken: &mut Vec<(String, String)>,
+    ) -> BTreeSet<String>;
+
+    /// One file.
+    fn state(&mut self, path: &str, now: Timestamp) -> Found;
+}
+
+/// What is known of a file.
+pub struct Found {
+    /// When it was last written, where that is known.
+    pub written: Option<Timestamp>,
+    /// None where there is no such file; an error where nobody can tell.
+    pub state: Result<Option<FileState>, String>,
+}
+
+/// Folders that are never looked into, by their names.
+pub fn is_skipped(name: &str) -> bool {
+    name.starts_with('.') || matches!(name, "node_modules" | "jupyterflow-runs" | "__pycache__")
+}
+
+/// Reads the files that all pipelines of a file name, and adds the problems that they show.
+pub fn read_all(tree: &mut impl Tree, file: &mut PipelineFile, now: Timestamp) {
+    let pipelines = std::mem::take(&mut file.documents.pipelines);
+    for pipeline in &pipelines {
+        read(tree, pipeline, file, now);
+        let text = file.text.as_deref().unwrap_or_default();
+        let problems = spec::file_problems(pipeline, &file.path, text, &file.files, &file.broken);
+        file.documents.problems.extend(problems);
+    }
+    file.documents.pipelines = pipelines;
+}
+
+/// Reads the files that a pipeline names.
+pub fn read(tree: &mut impl Tree, pipeline: &Pipeline, file: &mut PipelineFile, now: Timestamp) {
+    let mut wanted: BTreeSet<(String, bool)> = BTreeSet::new();
+    for step in pipeline.steps() {
+        match step.work() {
+            Work::Notebook(path) => {
+                wanted.insert((path.as_str().to_owned(), true));
+            }
+            Work::Run { .. } => {
+                let scripts = step.script_candidates();
+                wanted.extend(scripts.iter().map(|path| (path.as_str().to_owned(), false)));
+            }
+            Work::Resource(resource) => {
+                let manifest = resource.manifest.as_str();
+                let path = manifest.and_then(|m| RelativePath::resolve(pipeline.folder(), m).ok());
+                wanted.extend(path.map(|path| (path.as_str().to_owned(), true)));
+            }
+        }
+        if let Some(path) = step.requirements() {
+            wanted.insert((path.as_str().to_owned(), true));
+        }
+        if !step.inputs().is_empty() {
+            let matcher = InputMatcher::new(pipeline, step.inputs());
+            let inputs = tree.inputs(&matcher, step.inputs(), &mut file.broken);
+            wanted.extend(inputs.into_iter().map(|path| (path, false)));
+        }
+    }
+    for (path, required) in wanted {
+        let found = tree.state(&path, now);
+        file.newest = file.newest.max(found.written);
+        match found.state {
+            Ok(Some(state)) => {
+                file.files.insert(path, state);
+            }
+            Ok(None) if required => file.broken.push((path, "it is not there".into())),
+            Ok(None) => {}
+            Err(reason) => file.broken.push((path, reason)),
+        }
+    }
+}
+
+/// What of a notebook counts.
+///
+/// # Errors
+/// It is no notebook.
+pub fn notebook_state(bytes: Vec<u8>, modified: Option<Timestamp>) -> Result<FileState, String> {
+    let digest = Digest::of_bytes(&bytes);
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    let notebook = Notebook::read(&text).map_err(|error| error.to_string())?;
+    let outline = Some(Outline::of(&notebook, None));
+    let declared = parameters::declared_names(&notebook);
+    Ok(FileState { digest, modified, outline, declared })
+}
