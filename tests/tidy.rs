@@ -62,7 +62,8 @@ const ROOMS: [(&str, &[&str]); 14] = [
 ];
 
 /// Adapters by name: only the command line wires them.
-const ADAPTERS: [&str; 4] = ["SqliteStore", "DirectorySource", "LocalEngine", "HttpChecks"];
+const ADAPTERS: [&str; 5] =
+    ["SqliteStore", "DirectorySource", "GitSource", "LocalEngine", "HttpChecks"];
 
 const CORE: [&str; 5] = ["types", "notebook", "schedule", "spec", "plan"];
 
@@ -141,7 +142,7 @@ fn only_the_command_line_wires_adapters() {
         let own = room(&path);
         let home = |adapter: &str| match adapter {
             "SqliteStore" => "store",
-            "DirectorySource" => "source",
+            "DirectorySource" | "GitSource" => "source",
             "HttpChecks" => "check",
             _ => "engine",
         };

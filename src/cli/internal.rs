@@ -47,7 +47,7 @@ pub fn run_host(args: &Args) -> Result<Code, CliError> {
     let (root, mirror, commit) = known.unwrap_or((args.root.clone(), None, String::new()));
     let (files, source): (Files, Box<dyn Source>) = match mirror {
         Some(mirror) => {
-            let source = GitSource::new(&mirror, Some(commit.clone()), usize::MAX);
+            let source = GitSource::new(&mirror, &root, Some(commit.clone()), usize::MAX);
             (Files::Commit { objects: mirror.objects(), commit }, Box::new(source))
         }
         None => (Files::Folder, Box::new(DirectorySource::new(&root, Path::new(""), usize::MAX))),

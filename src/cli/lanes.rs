@@ -40,8 +40,6 @@ pub struct Configuration {
 pub struct Lane {
     /// Its name, part of every identity.
     pub name: String,
-    /// Where paths of its documents are relative to.
-    pub root: PathBuf,
     /// How passes look.
     pub scope: Scope,
     /// What looks.
@@ -52,6 +50,8 @@ pub struct Lane {
     pub memory: Memory,
     /// How often it is looked at.
     pub poll: Period,
+    /// Whether it is a repository's.
+    pub is_repository: bool,
     /// The commit that it shows, of a repository.
     pub commit: Option<String>,
 }
@@ -92,11 +92,11 @@ impl Configuration {
     ///
     /// # Errors
     /// It is no address.
-    pub fn of_repository(url: &str, base: &Path) -> Result<Self, CliError> {
+    pub fn of_repository(url: &str, base: &Path, poll: Option<Period>) -> Result<Self, CliError> {
         let text = serde_json::json!({
             "apiVersion": "jupyterflow.io/v1alpha1", "kind": "NotebookSource",
             "metadata": {"name": LOCAL},
-            "spec": {"git": {"url": url}, "results": {"path": "."}},
+            "spec": {"git": {"url": url}, "results": {"path": "."}, "poll": poll},
         });
         let source: NotebookSource =
             serde_json::from_value(text).map_err(|error| CliError::bug(&error))?;
@@ -220,7 +220,7 @@ impl Configuration {
             let root = self.root(source);
             let Some(git) = &source.spec.git else {
                 let folder = DirectorySource::new(&root, Path::new(""), looking.max_points);
-                lanes.push(lane(name, root, source, Box::new(folder), None, looking));
+                lanes.push(lane(name, source, Box::new(folder), None, looking));
                 continue;
             };
             let Some(mirror) = self.mirror(&name, git, state) else { continue };
@@ -236,9 +236,8 @@ impl Configuration {
                 _ => vec![(name, commits.into_iter().next().and_then(|(_, commit)| commit))],
             };
             for (name, commit) in branches {
-                let tree = GitSource::new(&mirror, commit.clone(), looking.max_points);
-                let made = lane(name, root.clone(), source, Box::new(tree), commit, looking);
-                lanes.push(made);
+                let tree = GitSource::new(&mirror, &root, commit.clone(), looking.max_points);
+                lanes.push(lane(name, source, Box::new(tree), commit, looking));
             }
         }
         lanes
@@ -253,20 +252,19 @@ pub fn of_place(place: &Place, looking: Looking) -> Lane {
     let scope = Scope { below: place.below.clone(), ..scope(LOCAL.into(), &spec, false, looking) };
     Lane {
         name: LOCAL.into(),
-        root: place.root.clone(),
         scope,
         source: Box::new(source),
         // Whoever starts this process writes these files: what they name may be private.
         checks: HttpChecks::new(Access { trusted: true, allowed: Vec::new() }, !looking.stays),
         memory: Memory::default(),
         poll: POLL_FOLDER,
+        is_repository: false,
         commit: None,
     }
 }
 
 fn lane(
     name: String,
-    root: PathBuf,
     source: &NotebookSource,
     looks: Box<dyn Source>,
     commit: Option<String>,
@@ -278,21 +276,19 @@ fn lane(
     Lane {
         scope: scope(name.clone(), spec, git, looking),
         name,
-        root,
         source: looks,
         checks: HttpChecks::new(Access { trusted: false, allowed }, !looking.stays),
         memory: Memory::default(),
         poll: spec.poll.unwrap_or(if git { POLL_GIT } else { POLL_FOLDER }),
+        is_repository: git,
         commit,
     }
 }
 
 fn scope(source: String, spec: &SourceSpec, git: bool, looking: Looking) -> Scope {
     let settle = spec.settle.unwrap_or(if git { Period::from_seconds(0) } else { SETTLE });
-    let settle = match looking.stays || git {
-        true => Settle::After(settle),
-        false => Settle::TwoLooks,
-    };
+    // A commit stands still by itself.
+    let settle = if looking.stays || git { Settle::After(settle) } else { Settle::TwoLooks };
     Scope {
         source,
         settle,

@@ -3,6 +3,7 @@
 //! Owns the wiring. Commands that only look never create a state.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::error::{CliError, Code};
 use super::global::Global;
@@ -11,6 +12,7 @@ use super::place::Place;
 use crate::engine::local::LocalEngine;
 use crate::plan::{Observed, Phase, Run};
 use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, World};
+use crate::source::git::{Polled, Poller};
 use crate::store::{FileText, SqliteStore, Store, StoreError, StoredRun};
 use crate::types::{PipelineId, RunName, Timestamp};
 
@@ -33,6 +35,8 @@ pub struct Session {
     /// What looks at each source.
     pub lanes: Vec<Lane>,
     looking: Looking,
+    /// Who polls repositories in the background.
+    poller: Option<Poller>,
     /// What stands where nothing is looked at.
     spare: Lane,
 }
@@ -83,8 +87,9 @@ impl Session {
         let configuration = Configuration::of_state(&store)?;
         let looking = Looking { max_points: global.max_points, stays };
         let spare = lanes::of_place(&place, looking);
+        let lanes = Vec::new();
         let mut session =
-            Self { place, store, engine, configuration, lanes: Vec::new(), looking, spare };
+            Self { place, store, engine, configuration, lanes, looking, poller: None, spare };
         session.make_lanes();
         Ok(session)
     }
@@ -94,6 +99,10 @@ impl Session {
         self.looking.stays = true;
         self.lanes.clear();
         self.make_lanes();
+        let mirrors = self.configuration.iter().flat_map(|one| one.mirrors(&self.place.state));
+        let polled = mirrors.map(|(name, every, mirror)| Polled { name, every, mirror });
+        let polled: Vec<Polled> = polled.collect();
+        self.poller = (!polled.is_empty()).then(|| Poller::start(polled));
     }
 
     /// Makes the lanes of what is known now. Those that were there keep their memory.
@@ -144,9 +153,16 @@ impl Session {
         failed.into_inner().unwrap_or_default()
     }
 
-    /// How many answers of checks came so far.
+    /// How many answers of checks and repositories came so far that may change a plan.
     pub fn answers(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.checks.answers()).sum()
+        let polled = self.poller.as_ref().map_or(0, Poller::changes);
+        polled + self.lanes.iter().map(|lane| lane.checks.answers()).sum::<u64>()
+    }
+
+    /// How often folders are looked at.
+    pub fn folder_poll(&self) -> Option<Duration> {
+        let folders = self.lanes.iter().filter(|lane| !lane.is_repository);
+        folders.map(|lane| lane.poll.duration()).min()
     }
 
     /// The world that the loop sees, of what acts on runs alone.
@@ -177,6 +193,10 @@ impl Session {
 
     /// One look at an instant.
     pub fn look(&mut self, now: Timestamp) -> Result<Look, PassError> {
+        if self.poller.is_some() {
+            self.make_lanes();
+        }
+        let health = self.poller.as_ref().map(Poller::health).unwrap_or_default();
         let Self { lanes, store, engine, configuration, .. } = self;
         let mut all = Look::default();
         for lane in lanes {
@@ -189,6 +209,11 @@ impl Session {
                     all.unreadable(name, &error.to_string());
                 }
                 Err(error) => return Err(error),
+            }
+        }
+        for (name, health) in health {
+            if let Some((since, why)) = health.failing {
+                all.ails(&name, &format!("{why} (since {since:.0})"));
             }
         }
         Ok(all)

@@ -41,13 +41,13 @@ pub struct Args {
     /// One pass, its runs to their end
     #[arg(long)]
     once: bool,
-    /// How often the source is looked at
-    #[arg(long, value_name = "DURATION", default_value = "10s")]
-    poll: Period,
+    /// How often the source is looked at: 10s for a folder, 60s for a repository
+    #[arg(long, value_name = "DURATION")]
+    poll: Option<Period>,
     /// How many steps run at a time over all runs of this place
     #[arg(short = 'j', long, value_name = "N")]
     jobs: Option<usize>,
-    /// Sources from a file of NotebookSource documents
+    /// Sources from a file of `NotebookSource` documents
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Serve health and metrics (not in this version)
@@ -61,7 +61,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     if args.listen.is_some() {
         return Err(CliError::usage("--listen is not executed yet by this version"));
     }
-    if args.poll.seconds() == 0 {
+    if args.poll.is_some_and(|poll| poll.seconds() == 0) {
         return Err(CliError::usage("--poll 0s would never rest").hint("the least is 1s"));
     }
     let options = LocalEngineOptions { jobs: args.jobs, foreground: false };
@@ -87,7 +87,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
 
 /// The world of what was named: a folder, a configuration of sources, or a repository.
 fn session(args: &Args, global: &Global, options: LocalEngineOptions) -> Result<Session, CliError> {
-    let url = args.path.to_str().filter(|path| !args.path.exists() && path.contains(':'));
+    // A bare repository is no folder to work in.
+    let bare = ["HEAD", "objects", "refs"].iter().all(|name| args.path.join(name).exists());
+    let foreign = !args.path.exists() && args.path.to_string_lossy().contains(':');
+    let url = args.path.to_str().filter(|_| bare || foreign);
     let configuration = match (&args.config, url) {
         (Some(file), _) if args.path == Path::new(".") => Configuration::read(file)?,
         (Some(_), _) => {
@@ -96,7 +99,7 @@ fn session(args: &Args, global: &Global, options: LocalEngineOptions) -> Result<
         }
         (None, Some(url)) => {
             let here = Path::new(".").canonicalize().map_err(|error| CliError::bug(&error))?;
-            Configuration::of_repository(url, &here)?
+            Configuration::of_repository(url, &here, args.poll)?
         }
         (None, None) => return Session::to_write(global, &args.path, options),
     };
@@ -130,15 +133,19 @@ fn only_one(state: &Path) -> Result<std::fs::File, CliError> {
 
 /// One pass; the runs that it claims or starts again are followed to their end.
 fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Code, CliError> {
-    for (name, error) in session.poll_all() {
+    let failed = session.poll_all();
+    for (name, error) in &failed {
         print::alert(&format!("warning: source {name}: {error}"));
     }
     let look = session.look_twice(Timestamp::now)?;
     let mut code = problems_code(&look.plan.problems);
+    if !failed.is_empty() {
+        code = code.worse(Code::Unreachable);
+    }
     if look.plan.not_done().any(|not_done| not_done.reason == Reason::SourceUnreadable) {
         code = code.worse(Code::Unreachable);
     }
-    tell_plan(&look.plan, &mut BTreeSet::new());
+    tell_plan(&look, &mut BTreeSet::new());
     let applied = session.apply(&look, Timestamp::now())?;
     code = code.worse(tell_applied(&applied));
     let pipelines = look.plan.actions().filter(|(_, action)| action.run().is_some());
@@ -250,7 +257,8 @@ fn forever(
             print::talk("looked");
         }
         let rest = Instant::now() + REST;
-        let mut due = Instant::now() + args.poll.duration();
+        let own = args.poll.map(Period::duration).or_else(|| session.folder_poll());
+        let mut due = Instant::now() + own.unwrap_or(Duration::from_secs(60));
         if session.store.is_shared() {
             due = due.min(Instant::now() + lease::RENEWAL);
         }
@@ -293,7 +301,7 @@ fn pass(
     let pulse = session.store.pulse()?;
     let now = Timestamp::now();
     let look = session.look(now)?;
-    tell_plan(&look.plan, told);
+    tell_plan(&look, told);
     let applied = session.apply(&look, now)?;
     tell_applied(&applied);
     open.extend(applied.started.into_iter().map(|run| run.name));
@@ -324,8 +332,18 @@ fn next_instant(look: &Look, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// Says what is new in a plan: each action, and each reason once.
-fn tell_plan(plan: &Plan, told: &mut BTreeSet<String>) {
+fn tell_plan(look: &Look, told: &mut BTreeSet<String>) {
+    let plan = &look.plan;
     let mut still = BTreeSet::new();
+    for seen in &look.sources {
+        if let Some(message) = &seen.message {
+            let key = format!("source {}: {message}", seen.name);
+            if !told.contains(&key) {
+                print::talk(&key);
+            }
+            still.insert(key);
+        }
+    }
     for problem in &plan.problems {
         if !told.contains(&problem.to_string()) {
             print::problem(problem);

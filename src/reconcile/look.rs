@@ -122,6 +122,22 @@ impl Look {
         });
     }
 
+    /// Takes note of what stands in the way of a source that still shows what it did.
+    pub fn ails(&mut self, name: &str, message: &str) {
+        let own = |seen: &&mut SourceSeen| {
+            seen.name == name
+                || seen.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('@'))
+        };
+        let mut known = false;
+        for seen in self.sources.iter_mut().filter(own) {
+            seen.message = Some(message.to_owned());
+            known = true;
+        }
+        if !known {
+            self.unreadable(name, message);
+        }
+    }
+
     /// Whether something only waits for a second look.
     pub fn is_settling(&self) -> bool {
         self.plan.not_done().any(|not_done| not_done.reason == Reason::Settling)

@@ -1,7 +1,7 @@
 //! Host keys of SSH servers, against files of OpenSSH's `known_hosts` format.
 //!
-//! Owns that check; there is no way round it. The format is that of sshd(8), "SSH_KNOWN_HOSTS FILE
-//! FORMAT"; certificates of host authorities are not known here.
+//! Owns that check; there is no way round it. The format is that of
+//! `sshd(8)`; certificates of host authorities are not known here.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

@@ -8,6 +8,7 @@
 mod address;
 mod export;
 mod known_hosts;
+mod poller;
 mod remote;
 mod tips;
 mod tree;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::address::{Address, InvalidAddress, Reference};
 pub use self::export::export;
+pub use self::poller::{Health, Polled, Poller};
 pub use self::remote::{GitError, RemoteRepository};
 use self::tips::Tips;
 use self::tree::{Blobs, CommitTree};
@@ -108,9 +110,10 @@ pub fn content(objects: &Path, commit: &str, path: &str) -> Result<Vec<u8>, Stri
     CommitTree::new(&repository, &mut blobs, commit).map_err(words)?.content(path)
 }
 
-/// A commit as a source.
+/// A commit as a source, with the results of its runs beside.
 pub struct GitSource {
     objects: PathBuf,
+    results: PathBuf,
     shown: String,
     commit: Option<String>,
     max_points: usize,
@@ -119,10 +122,12 @@ pub struct GitSource {
 }
 
 impl GitSource {
-    /// A source over the commits of a mirror. Without a commit it cannot be read yet.
-    pub fn new(mirror: &Mirror, commit: Option<String>, max_points: usize) -> Self {
+    /// A source over a commit of a mirror, whose results go below a folder. Without a commit it cannot
+    /// be read yet.
+    pub fn new(mirror: &Mirror, results: &Path, commit: Option<String>, max_points: usize) -> Self {
         Self {
             objects: mirror.objects(),
+            results: results.to_owned(),
             shown: mirror.repository.address.to_string(),
             commit,
             max_points,
@@ -164,7 +169,10 @@ impl Source for GitSource {
     fn digest(&mut self, path: &str) -> Option<Digest> {
         let state =
             self.with_tree(|mut tree, _| named::Tree::state(&mut tree, path, Timestamp::MIN));
-        state.ok()?.state.ok().flatten().map(|state| state.counted())
+        let known = state.ok()?.state.ok().flatten().map(|state| state.counted());
+        // What runs left is in no commit.
+        let left = || std::fs::read(self.results.join(path)).ok();
+        known.or_else(|| left().map(|bytes| Digest::of_bytes(&bytes)))
     }
 
     fn named_files(&mut self, pipeline: &Pipeline, file: &str, now: Timestamp) -> PipelineFile {

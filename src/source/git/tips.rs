@@ -55,7 +55,7 @@ impl Tips {
                 return;
             }
         }
-        let before = std::mem::replace(&mut self.accepted, Some(tip));
+        let before = self.accepted.replace(tip);
         self.seen.extend(before.map(|tip| tip.commit));
         let surplus = self.seen.len().saturating_sub(REMEMBERED);
         self.seen.drain(..surplus);

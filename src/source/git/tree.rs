@@ -163,7 +163,8 @@ impl<'a> CommitTree<'a> {
                 self.repository.find_blob(oid).map_err(|error| error.message().to_owned())?;
             let target = std::str::from_utf8(blob.content()).map_err(|_| out())?;
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            path = RelativePath::resolve(folder, target).map_err(|_| out())?.as_str().to_owned();
+            let behind = RelativePath::resolve(folder, target).map_err(|_| out())?;
+            behind.as_str().clone_into(&mut path);
         }
         Err("too many symbolic links".into())
     }
@@ -176,14 +177,12 @@ impl<'a> CommitTree<'a> {
             *used = round;
             return state.clone().map(Some);
         }
-        let state = self.content(path).and_then(|bytes| match key.1 {
-            true => named::notebook_state(bytes, None),
-            false => Ok(FileState {
-                digest: Digest::of_bytes(&bytes),
-                modified: None,
-                outline: None,
-                declared: None,
-            }),
+        let state = self.content(path).and_then(|bytes| {
+            if key.1 {
+                return named::notebook_state(bytes, None);
+            }
+            let digest = Digest::of_bytes(&bytes);
+            Ok(FileState { digest, modified: None, outline: None, declared: None })
         });
         self.blobs.0.insert(key, (round, state.clone()));
         state.map(Some)
