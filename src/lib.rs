@@ -41,3 +41,4 @@ pub mod source;
 pub mod spec;
 pub mod store;
 pub mod types;
+pub mod web;

@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 /// Rooms, each with the rooms that it may import. The more telling prefix comes first.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("types", &[]),
     ("notebook", &["types"]),
     ("schedule", &["types"]),
@@ -21,6 +21,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("store", &["types", "notebook", "spec", "schedule", "plan", "store"]),
     ("executor", &["types", "notebook", "executor"]),
     ("check", &["types", "spec", "plan", "check"]),
+    ("web", &["types", "web"]),
     (
         "engine",
         &["types", "notebook", "spec", "schedule", "plan", "engine", "source", "store", "executor"],
@@ -54,6 +55,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "check",
             "executor",
             "reconcile",
+            "web",
             "cli",
         ],
     ),

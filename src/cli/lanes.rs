@@ -18,6 +18,7 @@ use crate::source::{DirectorySource, GitSource, Source};
 use crate::spec::{FirstSight, GitSpec, NotebookSource, SourceSpec, read_sources};
 use crate::store::{SqliteStore, StoreError};
 use crate::types::{Digest, Period, slug};
+use crate::web::Hook;
 
 /// The name of the source of a directory that no configuration names.
 pub const LOCAL: &str = "local";
@@ -137,8 +138,8 @@ impl Configuration {
                 return refuse("`requireSigned` is not executed yet by this version".into());
             }
         }
-        if spec.webhook.is_some() {
-            return refuse("`webhook` is not executed yet by this version".into());
+        if spec.webhook.is_some() && spec.git.is_none() {
+            return refuse("`webhook` is for repositories".into());
         }
         Ok(())
     }
@@ -168,6 +169,20 @@ impl Configuration {
             Some((source.qualified(), poll, self.mirror(&source.qualified(), git, state)?))
         };
         self.sources.iter().filter_map(mirror).collect()
+    }
+
+    /// The webhooks, and the sources whose secret for one cannot be read.
+    pub fn hooks(&self) -> (Vec<Hook>, Vec<String>) {
+        let (mut hooks, mut lacking) = (Vec::new(), Vec::new());
+        for source in &self.sources {
+            let Some(webhook) = &source.spec.webhook else { continue };
+            let path = secrets().join(&webhook.secret).join(&webhook.key);
+            match Hook::new(&source.qualified(), path) {
+                Some(hook) => hooks.push(hook),
+                None => lacking.push(source.qualified()),
+            }
+        }
+        (hooks, lacking)
     }
 
     fn mirror(&self, name: &str, git: &GitSpec, state: &Path) -> Option<Mirror> {
@@ -242,6 +257,11 @@ impl Configuration {
         }
         lanes
     }
+}
+
+/// Where secrets are files.
+fn secrets() -> PathBuf {
+    std::env::var_os("JUPYTERFLOW_SECRETS").map_or_else(|| "/nonexistent".into(), PathBuf::from)
 }
 
 /// The lane of a folder that no configuration names.

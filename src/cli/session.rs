@@ -3,6 +3,7 @@
 //! Owns the wiring. Commands that only look never create a state.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{CliError, Code};
@@ -12,7 +13,7 @@ use super::place::Place;
 use crate::engine::local::LocalEngine;
 use crate::plan::{Observed, Phase, Run};
 use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, World};
-use crate::source::git::{Polled, Poller};
+use crate::source::git::{Health, Polled, Poller};
 use crate::store::{FileText, SqliteStore, Store, StoreError, StoredRun};
 use crate::types::{PipelineId, RunName, Timestamp};
 
@@ -36,7 +37,7 @@ pub struct Session {
     pub lanes: Vec<Lane>,
     looking: Looking,
     /// Who polls repositories in the background.
-    poller: Option<Poller>,
+    pub poller: Option<Arc<Poller>>,
     /// What stands where nothing is looked at.
     spare: Lane,
 }
@@ -102,7 +103,7 @@ impl Session {
         let mirrors = self.configuration.iter().flat_map(|one| one.mirrors(&self.place.state));
         let polled = mirrors.map(|(name, every, mirror)| Polled { name, every, mirror });
         let polled: Vec<Polled> = polled.collect();
-        self.poller = (!polled.is_empty()).then(|| Poller::start(polled));
+        self.poller = (!polled.is_empty()).then(|| Arc::new(Poller::start(polled)));
     }
 
     /// Makes the lanes of what is known now. Those that were there keep their memory.
@@ -155,8 +156,13 @@ impl Session {
 
     /// How many answers of checks and repositories came so far that may change a plan.
     pub fn answers(&self) -> u64 {
-        let polled = self.poller.as_ref().map_or(0, Poller::changes);
+        let polled = self.poller.as_ref().map_or(0, |poller| poller.changes());
         polled + self.lanes.iter().map(|lane| lane.checks.answers()).sum::<u64>()
+    }
+
+    /// How the repositories do.
+    pub fn health(&self) -> Vec<(String, Health)> {
+        self.poller.as_ref().map(|poller| poller.health()).unwrap_or_default()
     }
 
     /// How often folders are looked at.
@@ -196,7 +202,7 @@ impl Session {
         if self.poller.is_some() {
             self.make_lanes();
         }
-        let health = self.poller.as_ref().map(Poller::health).unwrap_or_default();
+        let health = self.health();
         let Self { lanes, store, engine, configuration, .. } = self;
         let mut all = Look::default();
         for lane in lanes {

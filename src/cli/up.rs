@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -21,10 +22,11 @@ use super::signals::Signals;
 use super::status;
 use crate::engine::Engine;
 use crate::plan::{Action, Observed, Phase, Plan, Reason, Run};
-use crate::reconcile::{Applied, Look, Seeing};
+use crate::reconcile::{Applied, Look, Seeing, SourceSeen};
 use crate::spec::Pipeline;
 use crate::store::{Store, lease};
 use crate::types::{Period, RunName, Timestamp};
+use crate::web::{Figures, Served, SourceFigures};
 
 /// Runs beyond a pipeline's history go when something was written, and as often as this.
 const PRUNE: Duration = Duration::from_secs(3600);
@@ -50,7 +52,7 @@ pub struct Args {
     /// Sources from a file of `NotebookSource` documents
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Serve health and metrics (not in this version)
+    /// Serve `/metrics`, `/healthz`, `/readyz` and the webhooks of sources
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
 }
@@ -58,11 +60,11 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let engine = global.engine()?;
-    if args.listen.is_some() {
-        return Err(CliError::usage("--listen is not executed yet by this version"));
-    }
     if args.poll.is_some_and(|poll| poll.seconds() == 0) {
         return Err(CliError::usage("--poll 0s would never rest").hint("the least is 1s"));
+    }
+    if args.once && args.listen.is_some() {
+        return Err(CliError::usage("--once serves nobody: leave --listen out"));
     }
     let options = LocalEngineOptions { jobs: args.jobs, foreground: false };
     let mut session = session(args, global, options)?;
@@ -233,11 +235,18 @@ fn forever(
     let mut told = BTreeSet::new();
     let mut open: BTreeSet<RunName> = BTreeSet::new();
     let mut trouble = None;
+    let mut figures = Figures::default();
+    let served = args.listen.as_deref().map(|address| listen(address, session)).transpose()?;
     let mut pruned = (None, Instant::now());
     loop {
         in_place(session)?;
         let answers = session.answers();
-        let (pulse, next) = match pass(session, &mut told, &mut open, &mut pruned) {
+        let begin = Instant::now();
+        let passed = pass(session, &mut told, &mut open, &mut pruned, &mut figures);
+        figures.passes += 1;
+        figures.pass_seconds = begin.elapsed().as_secs_f64();
+        figures.failed_passes += u64::from(passed.is_err());
+        let (pulse, next) = match passed {
             Ok(passed) => {
                 trouble = None;
                 passed
@@ -259,6 +268,10 @@ fn forever(
         let rest = Instant::now() + REST;
         let own = args.poll.map(Period::duration).or_else(|| session.folder_poll());
         let mut due = Instant::now() + own.unwrap_or(Duration::from_secs(60));
+        if let Some(served) = &served {
+            let within = due.saturating_duration_since(begin) * 3 + Duration::from_secs(60);
+            served.show(figures.clone(), within);
+        }
         if session.store.is_shared() {
             due = due.min(Instant::now() + lease::RENEWAL);
         }
@@ -294,6 +307,7 @@ fn pass(
     told: &mut BTreeSet<String>,
     open: &mut BTreeSet<RunName>,
     pruned: &mut (Option<i64>, Instant),
+    figures: &mut Figures,
 ) -> Result<(Option<i64>, Option<Timestamp>), CliError> {
     if session.store.is_shared() && !session.store.hold("up", None)? {
         return Err(second_up(&session.place.state).hint("another machine took over"));
@@ -304,8 +318,12 @@ fn pass(
     tell_plan(&look, told);
     let applied = session.apply(&look, now)?;
     tell_applied(&applied);
+    figures.started += applied.started.len() as u64;
     open.extend(applied.started.into_iter().map(|run| run.name));
-    tell_ends(session, open)?;
+    for phase in tell_ends(session, open)? {
+        count(&mut figures.ended, phase.word());
+    }
+    take_figures(session, &look, figures)?;
     let surplus = |seeing: &Seeing| {
         let history = seeing.pipeline.as_ref().map(Pipeline::history);
         history.is_some_and(|one| seeing.ended.0 > one.successful || seeing.ended.1 > one.failed)
@@ -379,18 +397,75 @@ fn tell_applied(applied: &Applied) -> Code {
     code
 }
 
-/// Says which of the runs that were started have ended.
-fn tell_ends(session: &Session, open: &mut BTreeSet<RunName>) -> Result<(), CliError> {
+/// Listens, and lets webhooks bring polls forward.
+fn listen(address: &str, session: &Session) -> Result<Arc<Served>, CliError> {
+    let configuration = session.configuration.as_ref();
+    let (hooks, lacking) = configuration.map(Configuration::hooks).unwrap_or_default();
+    for source in lacking {
+        print::alert(&format!(
+            "warning: source {source}: the secret of its webhook cannot be read"
+        ));
+    }
+    let paths: Vec<String> = hooks
+        .iter()
+        .map(|hook| format!("webhook of source {}: /hooks/{}", hook.source, hook.id))
+        .collect();
+    let poller = session.poller.clone();
+    let served = Served::new(hooks, move |source| {
+        if let Some(poller) = &poller {
+            poller.nudge(source);
+        }
+    });
+    let bound = crate::web::serve(address, Arc::clone(&served))
+        .map_err(|error| CliError::usage(format!("failed to listen on {address}: {error}")))?;
+    print::talk(&format!("listening on http://{bound}"));
+    paths.iter().for_each(|path| print::talk(path));
+    Ok(served)
+}
+
+fn count(counts: &mut Vec<(String, u64)>, word: &str) {
+    match counts.iter_mut().find(|(known, _)| known == word) {
+        Some((_, count)) => *count += 1,
+        None => counts.push((word.to_owned(), 1)),
+    }
+}
+
+/// The figures of a pass.
+fn take_figures(session: &Session, look: &Look, figures: &mut Figures) -> Result<(), CliError> {
+    figures.not_done.clear();
+    look.plan.not_done().for_each(|one| count(&mut figures.not_done, &one.reason.to_string()));
+    figures.open = session.store.open_runs()?;
+    let health = session.health();
+    let source = |seen: &SourceSeen| {
+        let own = seen.name.split_once('@').map_or(seen.name.as_str(), |(name, _)| name);
+        let health = health.iter().find(|(name, _)| name == own).map(|(_, health)| health);
+        let pipelines = look.pipelines().filter(|(id, _)| id.source == seen.name).count();
+        SourceFigures {
+            name: seen.name.clone(),
+            ready: seen.message.is_none(),
+            pipelines: pipelines as u64,
+            answered: health.and_then(|one| one.answered).map(|at| at.as_duration().as_secs_f64()),
+            polls: health.map(|one| one.polls),
+        }
+    };
+    figures.sources = look.sources.iter().map(source).collect();
+    Ok(())
+}
+
+/// Says which of the runs that were started have ended, and how.
+fn tell_ends(session: &Session, open: &mut BTreeSet<RunName>) -> Result<Vec<Phase>, CliError> {
+    let mut ended = Vec::new();
     for name in open.clone() {
         match session.run(&name)? {
             Some(run) if !run.phase.is_ended() => continue,
             Some(run) => {
                 let message = run.message.map(|words| format!(": {words}")).unwrap_or_default();
                 print::talk(&format!("{name} {}{message}", print::phase(run.phase)));
+                ended.push(run.phase);
             }
             None => {}
         }
         open.remove(&name);
     }
-    Ok(())
+    Ok(ended)
 }

@@ -175,6 +175,18 @@ impl SqliteStore {
             .map_err(|error| self.broken(&error))
     }
 
+    /// How many runs have not ended.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub fn open_runs(&self) -> Result<u64, StoreError> {
+        let count: i64 = self
+            .connection
+            .query_row("SELECT COUNT(*) FROM runs WHERE open = 1", [], |row| row.get(0))
+            .map_err(|error| self.broken(&error))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
     /// The folder of the state.
     pub fn folder(&self) -> &Path {
         &self.folder

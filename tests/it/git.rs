@@ -493,3 +493,83 @@ fn ssh_hosts_are_known_or_refused() {
     server.kill().unwrap();
     server.wait().unwrap();
 }
+
+/// Posts a body to a path, signed or not; prints the status.
+const POST: &str = "
+import hashlib, hmac, sys, urllib.error, urllib.request
+base, path, secret, header, size = sys.argv[1:]
+body = b'{\"ref\": \"refs/heads/evil\", \"after\": \"0000\"}' + b' ' * int(size)
+signature = 'sha256=' + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+if header == 'X-Gitlab-Token': signature = secret
+request = urllib.request.Request(base + path, data=body, headers={header: signature} if header != '-' else {})
+try:
+    print(urllib.request.urlopen(request, timeout=20).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+";
+
+#[test]
+fn a_webhook_brings_the_next_poll_forward_and_is_believed_nothing() {
+    let mut git = Git::new();
+    git.write("jupyterflow.yaml", HELLO).write("a.py", "").push();
+    let secrets = git.place.beside("secrets");
+    std::fs::create_dir_all(secrets.join("hook")).unwrap();
+    std::fs::write(secrets.join("hook/token"), "s3cr3t-of-hooks\n").unwrap();
+    git.place.env("JUPYTERFLOW_SECRETS", &secrets);
+    let spec = format!(
+        "{{git: {{url: '{}'}}, poll: 1h, webhook: {{secret: hook, key: token}}}}",
+        git.url()
+    );
+    git.configure(&spec, "");
+    let args = ["up", "--config", "sources.yaml", "--listen", "127.0.0.1:0"];
+    let mut up = git.place.spawn(&args);
+    let succeeded = || git.place.runs().iter().filter(|run| run["phase"] == "Succeeded").count();
+    wait_for("the first run", || succeeded() == 1);
+    let after = |words: &str| {
+        let log = up.log();
+        let line =
+            log.lines().find_map(|line| line.split_once(words)).map(|(_, rest)| rest.to_owned());
+        line.unwrap_or_else(|| panic!("no {words} in {log}"))
+    };
+    let base = after("listening on ");
+    let path = after("webhook of source team: ");
+    let post = |path: &str, secret: &str, header: &str, size: &str| -> String {
+        git.place.python(POST, &[&base, path, secret, header, size]).trim().to_owned()
+    };
+    let second = git.write("a.py", "print(2)").push();
+    let asked = git.asked();
+    for (path, secret, header, size, status) in [
+        (
+            "/hooks/00000000000000000000000000000000",
+            "s3cr3t-of-hooks",
+            "X-Hub-Signature-256",
+            "0",
+            "404",
+        ),
+        (path.as_str(), "wrong", "X-Hub-Signature-256", "0", "401"),
+        (path.as_str(), "", "-", "0", "401"),
+        (path.as_str(), "s3cr3t", "X-Gitlab-Token", "0", "401"),
+        (path.as_str(), "s3cr3t-of-hooks", "X-Hub-Signature-256", "1100000", "413"),
+    ] {
+        assert_eq!(post(path, secret, header, size), status, "{path} {header}");
+    }
+    assert_eq!(git.asked(), asked, "nobody was heard");
+    assert_eq!(post(&path, "s3cr3t-of-hooks", "X-Gitea-Signature", "0"), "202");
+    wait_for("the run of the push", || succeeded() == 2);
+    assert_eq!(git.newest()["revision"], second.as_str(), "what the branch names, not the payload");
+    git.write("a.py", "print(3)").push();
+    assert_eq!(post(&path, "s3cr3t-of-hooks", "X-Gitlab-Token", "0"), "202");
+    wait_for("the run of the next push", || succeeded() == 3);
+    let get = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode())";
+    let metrics = || git.place.python(get, &[&format!("{base}/metrics")]);
+    wait_for("the figures", || {
+        metrics().contains("jupyterflow_runs_ended_total{phase=\"Succeeded\"} 3")
+    });
+    assert!(metrics().contains("jupyterflow_source_ready{source=\"team\"} 1"));
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(git.place.python(get, &[&format!("{base}{path}")]).trim(), "ok");
+    }
+    assert!(!up.log().contains("s3cr3t"), "{}", up.log());
+    up.signal(rustix::process::Signal::TERM);
+    assert_eq!(up.end(), 143);
+}
