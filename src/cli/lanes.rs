@@ -4,6 +4,7 @@
 //! configuration, so that every command and every host sees the same.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use crate::check::{Access, Allowed, HttpChecks};
 use crate::plan::Limits;
 use crate::reconcile::{Memory, Scope, Settle};
 use crate::source::git::{Address, Mirror, Reference, RemoteRepository};
-use crate::source::{DirectorySource, GitSource, Source};
+use crate::source::{DirectorySource, GitSource, Patient, Source};
 use crate::spec::{FirstSight, GitSpec, NotebookSource, SourceSpec, read_sources};
 use crate::store::{SqliteStore, StoreError};
 use crate::types::{Digest, Period, slug};
@@ -27,6 +28,9 @@ const SETTLE: Period = Period::from_seconds(30);
 /// How often sources are looked at, unless they say so themselves.
 const POLL_FOLDER: Period = Period::from_seconds(10);
 const POLL_GIT: Period = Period::from_seconds(60);
+
+/// A volume has this long to answer before others go on without it.
+const VOLUME: Duration = Duration::from_secs(10);
 
 /// The sources of a configuration, with the folder that its paths are relative to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -235,7 +239,10 @@ impl Configuration {
             let root = self.root(source);
             let Some(git) = &source.spec.git else {
                 let folder = DirectorySource::new(&root, Path::new(""), looking.max_points);
-                lanes.push(lane(name, source, Box::new(folder), None, looking));
+                // Of several volumes one may hang.
+                let shown = root.display().to_string();
+                let patient = Patient::new(Box::new(folder), shown, VOLUME);
+                lanes.push(lane(name, source, Box::new(patient), None, looking));
                 continue;
             };
             let Some(mirror) = self.mirror(&name, git, state) else { continue };

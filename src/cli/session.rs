@@ -165,6 +165,13 @@ impl Session {
         self.poller.as_ref().map(|poller| poller.health()).unwrap_or_default()
     }
 
+    /// Whether a source may show something else than at the last look.
+    pub fn may_have_changed(&mut self) -> bool {
+        // All are asked, so that each takes note of what it sees.
+        let changed = self.lanes.iter_mut().map(|lane| lane.source.may_have_changed());
+        changed.filter(|changed| *changed).count() > 0
+    }
+
     /// How often folders are looked at.
     pub fn folder_poll(&self) -> Option<Duration> {
         let folders = self.lanes.iter().filter(|lane| !lane.is_repository);

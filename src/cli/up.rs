@@ -31,6 +31,9 @@ use crate::web::{Figures, Served, SourceFigures};
 /// Runs beyond a pipeline's history go when something was written, and as often as this.
 const PRUNE: Duration = Duration::from_secs(3600);
 
+/// Passes are no further apart, whatever sources say of themselves.
+const ANYWAY: Duration = Duration::from_secs(300);
+
 /// Passes have at least this between them, whatever happens.
 const REST: Duration = Duration::from_millis(300);
 
@@ -246,7 +249,7 @@ fn forever(
         figures.passes += 1;
         figures.pass_seconds = begin.elapsed().as_secs_f64();
         figures.failed_passes += u64::from(passed.is_err());
-        let (pulse, next) = match passed {
+        let Passed { pulse, next, quiet } = match passed {
             Ok(passed) => {
                 trouble = None;
                 passed
@@ -259,7 +262,7 @@ fn forever(
                     print::alert(&words);
                 }
                 trouble = Some(words);
-                (None, None)
+                Passed::default()
             }
         };
         if global.verbose > 0 {
@@ -267,14 +270,16 @@ fn forever(
         }
         let rest = Instant::now() + REST;
         let own = args.poll.map(Period::duration).or_else(|| session.folder_poll());
-        let mut due = Instant::now() + own.unwrap_or(Duration::from_secs(60));
+        let own = own.unwrap_or(Duration::from_secs(60));
+        let mut due = Instant::now() + own;
+        let anyway = Instant::now() + ANYWAY;
         if let Some(served) = &served {
             let within = due.saturating_duration_since(begin) * 3 + Duration::from_secs(60);
             served.show(figures.clone(), within);
         }
-        if session.store.is_shared() {
-            due = due.min(Instant::now() + lease::RENEWAL);
-        }
+        let shared = session.store.is_shared();
+        let anyway = if shared { Instant::now() + lease::RENEWAL } else { anyway };
+        due = due.min(anyway);
         loop {
             if let Some(number) = signals.received() {
                 print::talk("stopped; runs go on, and the next `up` finds them");
@@ -285,8 +290,20 @@ fn forever(
                 let stored = || session.store.pulse().is_ok_and(|now| Some(now) != pulse);
                 session.answers() != answers || (pulse.is_some() && stored())
             };
-            if Instant::now() >= due || (Instant::now() >= rest && (tick || woken())) {
+            let early = Instant::now() >= rest && (tick || woken());
+            if early || next.is_none() && pulse.is_none() && Instant::now() >= due {
                 break;
+            }
+            if Instant::now() >= due {
+                // Where nothing was written to and nothing is at work, a look would show the same.
+                let same = quiet && session.store.open_runs().is_ok_and(|count| count == 0);
+                if Instant::now() >= anyway || !same || session.may_have_changed() {
+                    break;
+                }
+                due = Instant::now() + own;
+                if let Some(served) = &served {
+                    served.show(figures.clone(), own * 3 + Duration::from_secs(60));
+                }
             }
             pause(100);
         }
@@ -301,14 +318,25 @@ fn in_place(session: &Session) -> Result<(), CliError> {
     Err(CliError::unreachable(format!("the state in {state} was moved or removed")))
 }
 
-/// One pass. The pulse that it leaves behind, and the next instant at which another is due.
+/// What a pass leaves behind.
+#[derive(Default)]
+struct Passed {
+    /// The store's pulse.
+    pulse: Option<i64>,
+    /// The next instant at which another is due.
+    next: Option<Timestamp>,
+    /// Whether nothing waits for what no source and no clock tells.
+    quiet: bool,
+}
+
+/// One pass.
 fn pass(
     session: &mut Session,
     told: &mut BTreeSet<String>,
     open: &mut BTreeSet<RunName>,
     pruned: &mut (Option<i64>, Instant),
     figures: &mut Figures,
-) -> Result<(Option<i64>, Option<Timestamp>), CliError> {
+) -> Result<Passed, CliError> {
     if session.store.is_shared() && !session.store.hold("up", None)? {
         return Err(second_up(&session.place.state).hint("another machine took over"));
     }
@@ -337,7 +365,33 @@ fn pass(
         }
     }
     // Only what others wrote in the meantime wakes the next pass.
-    Ok((Some(pulse + applied.writes), next_instant(&look, now)))
+    let restless = look.plan.not_done().any(|one| match one.reason {
+        Reason::Waiting
+        | Reason::LimitReached
+        | Reason::MissingSecret
+        | Reason::SourceUnreadable
+        | Reason::Unknown
+        | Reason::Forbidden => true,
+        Reason::UpToDate
+        | Reason::Settling
+        | Reason::Superseded
+        | Reason::Suspended
+        | Reason::Missed
+        | Reason::TooLate
+        | Reason::Adopted
+        | Reason::Orphaned
+        | Reason::ManagedElsewhere
+        | Reason::NotExecutedYet
+        | Reason::Backoff
+        | Reason::StillNeeded
+        | Reason::InvalidFile
+        | Reason::MissingOutput
+        | Reason::NameTaken
+        | Reason::WrittenByRun
+        | Reason::SourceChanged => false,
+    });
+    let pulse = Some(pulse + applied.writes);
+    Ok(Passed { pulse, next: next_instant(&look, now), quiet: !restless })
 }
 
 /// The next instant at which a schedule fires or a source has settled.

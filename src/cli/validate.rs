@@ -36,7 +36,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         );
         let one = path.is_file().then(|| place.relative(path)).transpose()?;
         let found = if let Some(file) = &one {
-            vec![source.pipeline_file(file, Timestamp::now())]
+            vec![source.pipeline_file(file, Timestamp::now()).into()]
         } else {
             let looked = source.look(Timestamp::now());
             looked.map_err(|error| CliError::unreachable(error.to_string()))?.files
@@ -45,8 +45,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
             pipelines += file.documents.pipelines.len();
             let unread = file.broken.iter().filter(|(broken, _)| *broken == file.path);
             problems.extend(unread.map(|(path, reason)| Problem::of_file(path, reason.clone())));
-            problems.extend(file.documents.problems);
-            files.push(file.path);
+            problems.extend(file.documents.problems.iter().cloned());
+            files.push(file.path.clone());
         }
     }
     if args.strict {

@@ -6,6 +6,7 @@
 mod gathered;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
@@ -210,7 +211,7 @@ pub fn look(
     rest.sort_by(|a, b| a.id.cmp(&b.id));
     for row in rest {
         let Some(text) = &row.definition else { continue };
-        let file = snapshot.files.iter().find(|file| file.path == text.file);
+        let file = snapshot.files.iter().find(|file| file.path == text.file).map(AsRef::as_ref);
         let unreadable = snapshot.unreadable.iter().find(|(folder, _)| row.id.is_below(folder));
         let unreadable = unreadable.map(|(folder, why)| format!("{folder}: {why}"));
         gathered.extend(Gathered::unseen(world, memory, scope, file.ok_or(unreadable), row, now)?);
@@ -244,7 +245,7 @@ fn vanished(
     stored: &HashMap<PipelineId, StoredPipeline>,
 ) -> Vec<(StoredPipeline, bool)> {
     let by_folder: HashMap<&str, &PipelineFile> =
-        snapshot.files.iter().map(|file| (file.folder.as_str(), file)).collect();
+        snapshot.files.iter().map(|file| (file.folder.as_str(), file.as_ref())).collect();
     let shown = |row: &StoredPipeline| {
         by_folder.get(row.id.folder.as_str()).is_some_and(|file| {
             // Of a file with errors nobody knows what it will hold.
@@ -296,7 +297,7 @@ pub fn identity(scope: &Scope, folder: &str, pipeline: &Pipeline) -> PipelineId 
     }
 }
 
-fn revision_of(files: &[PipelineFile]) -> String {
+fn revision_of(files: &[Arc<PipelineFile>]) -> String {
     let all: Vec<_> = files
         .iter()
         .map(|file| {

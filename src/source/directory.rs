@@ -1,26 +1,35 @@
 //! A directory tree as a source, found by our own scan.
 //!
-//! Owns discovery, what is skipped, and when a file counts as whole. Files that did not change
-//! (device, inode, size, times) are not read again.
+//! Owns when a file counts as whole. What did not change (device, inode, size, times) is not read
+//! again; now and then all is.
 
 #![expect(clippy::disallowed_methods, reason = "reads the source's files")]
+
+mod inside;
+mod scan;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use self::inside::{is_absent, open_inside};
+use self::scan::{Scan, Stamp, is_racy, seconds, stamp_of, stamps};
 use super::named::{self, Found, Tree};
 use super::{PipelineFile, Snapshot, Source, SourceError};
 use crate::spec::fingerprint::{InputMatcher, literal_prefix};
-use crate::spec::{self, Documents, FILE_NAMES, FileState, Pipeline, Problem};
+use crate::spec::{self, FileState, Pipeline, Problem};
 use crate::types::{Digest, Hasher, Timestamp};
 
 /// An editor's temporary file that is older than this is a leftover.
 const LEFTOVER: i64 = 600;
 
-/// Identity of a file's content, as far as the file system tells.
-type Stamp = (u64, u64, u64, i64, i64, i64, i64);
+/// All is read again this often, whatever the file system's times say.
+const ALL_AGAIN: Duration = Duration::from_secs(3600);
+/// A content that changes while it is read is read again so often.
+const READS: usize = 3;
 
 /// A directory tree.
 pub struct DirectorySource {
@@ -28,13 +37,33 @@ pub struct DirectorySource {
     /// Only files at or below this folder, relative to the root, are looked at.
     below: PathBuf,
     max_points: usize,
+    scan: Scan,
     cache: HashMap<PathBuf, (Stamp, Result<FileState, String>)>,
+    /// Pipeline files as they were last read, with the stamps of all that they name.
+    files: HashMap<PathBuf, Known>,
+    /// What the file being read names.
+    reading: Vec<PathBuf>,
+    all_again: Instant,
+}
+
+struct Known {
+    file: Arc<PipelineFile>,
+    stamps: Vec<(PathBuf, Option<Stamp>)>,
 }
 
 impl DirectorySource {
     /// A source over a root. Only what lies below `below`, relative to it, is looked at.
     pub fn new(root: &Path, below: &Path, max_points: usize) -> Self {
-        Self { root: root.to_owned(), below: below.to_owned(), max_points, cache: HashMap::new() }
+        Self {
+            root: root.to_owned(),
+            below: below.to_owned(),
+            max_points,
+            scan: Scan::default(),
+            cache: HashMap::new(),
+            files: HashMap::new(),
+            reading: Vec::new(),
+            all_again: Instant::now() + ALL_AGAIN,
+        }
     }
 
     fn relative(&self, path: &Path) -> String {
@@ -50,16 +79,29 @@ impl DirectorySource {
         let shown = self.relative(path);
         let folder = path.parent().map(|folder| self.relative(folder)).unwrap_or_default();
         let mut file = PipelineFile::new(&shown, &folder);
-        let metadata = std::fs::metadata(path);
-        file.newest = metadata.as_ref().ok().and_then(newest);
-        let size = metadata.map_or(0, |metadata| metadata.len());
-        if let Some(problem) = spec::problem_if_huge(&shown, size) {
-            file.documents.problems.push(problem);
-            return file;
-        }
-        let text = match std::fs::read(path).map(String::from_utf8) {
-            Ok(Ok(text)) => text,
-            Ok(Err(_)) => {
+        self.reading = vec![path.to_owned()];
+        let opened = open_inside(&self.root, Path::new(&shown));
+        let read = opened.and_then(|mut opened| {
+            let metadata = opened.metadata()?;
+            file.newest = newest(&metadata);
+            if !metadata.is_file() {
+                return Err(std::io::Error::other("it is not a file"));
+            }
+            if let Some(problem) = spec::problem_if_huge(&shown, metadata.len()) {
+                file.documents.problems.push(problem);
+                return Ok(None);
+            }
+            let mut bytes = Vec::new();
+            opened.read_to_end(&mut bytes)?;
+            if stamp_of(&opened.metadata()?) != stamp_of(&metadata) {
+                return Err(std::io::Error::other("it changes while it is read"));
+            }
+            Ok(Some(bytes))
+        });
+        let text = match read.map(|bytes| bytes.map(String::from_utf8)) {
+            Ok(None) => return file,
+            Ok(Some(Ok(text))) => text,
+            Ok(Some(Err(_))) => {
                 let problem = Problem::of_file(&shown, "the file is not UTF-8 text");
                 file.documents.problems.push(problem);
                 return file;
@@ -78,52 +120,100 @@ impl DirectorySource {
         file
     }
 
-    /// A file's state; none where there is no such file.
-    fn read_file(&mut self, path: &Path, now: Timestamp) -> Result<Option<FileState>, String> {
-        let metadata = match std::fs::metadata(path) {
-            Ok(metadata) => metadata,
-            // Only these say that it is not there; all else says that nobody can tell.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
-            {
-                return Ok(None);
+    /// A file's state; none where there is no such file. Also when it was last written.
+    fn read_file(&mut self, relative: &str, now: Timestamp) -> Found {
+        let path = self.root.join(relative);
+        self.reading.push(path.clone());
+        let unknown = |written, why: String| Found { written, state: Err(why) };
+        let mut written = None;
+        for _ in 0..READS {
+            let mut file = match open_inside(&self.root, Path::new(relative)) {
+                Ok(file) => file,
+                // Only this says that it is not there; all else says that nobody can tell.
+                Err(error) if is_absent(&error) => return Found { written, state: Ok(None) },
+                Err(error) => return unknown(written, error.to_string()),
+            };
+            let metadata = match file.metadata() {
+                Ok(metadata) if metadata.is_file() => metadata,
+                Ok(_) => return unknown(written, "it is not a file".into()),
+                Err(error) => return unknown(written, error.to_string()),
+            };
+            written = newest(&metadata);
+            if let Some(reason) = being_saved(&path, now) {
+                return unknown(written, reason);
             }
-            Err(error) => return Err(error.to_string()),
-        };
-        if !metadata.is_file() {
-            return Err("it is not a file".into());
+            let stamp = stamp_of(&metadata);
+            if let Some((known, state)) = self.cache.get(&path)
+                && *known == stamp
+                && !is_racy(&stamp, seconds())
+            {
+                return Found { written, state: state.clone().map(Some) };
+            }
+            let modified = modified(&metadata);
+            let state = if relative.ends_with(".ipynb") {
+                read_notebook(&mut file, modified)
+            } else {
+                read_plain(&mut file, modified)
+            };
+            // What was written meanwhile may be half of two contents.
+            if file.metadata().is_ok_and(|after| stamp_of(&after) == stamp) {
+                self.cache.insert(path, (stamp, state.clone()));
+                return Found { written, state: state.map(Some) };
+            }
         }
-        let real = path.canonicalize().map_err(|error| error.to_string())?;
-        if !real.starts_with(&self.root) {
-            return Err("it is a symbolic link out of the source".into());
+        unknown(written, "it changes while it is read".into())
+    }
+
+    /// Says that the tree can be read: a folder that is not there, or has nothing in it, may be a volume
+    /// that is not mounted.
+    fn is_there(&self, start: &Path) -> Result<(), SourceError> {
+        let broken = |message: String| SourceError { root: start.display().to_string(), message };
+        let entries = std::fs::read_dir(start).map_err(|error| broken(error.to_string()))?;
+        let mut own = entries.filter(|entry| {
+            entry.as_ref().map_or(true, |entry| entry.file_name() != ".jupyterflow")
+        });
+        if own.next().is_none() && !self.files.is_empty() {
+            return Err(broken("it is empty all at once: is its volume mounted?".into()));
         }
-        if let Some(reason) = being_saved(path, now) {
-            return Err(reason);
+        Ok(())
+    }
+
+    /// The pipeline file at a path: as it was last read, if nothing that it names has changed.
+    fn remembered(&mut self, path: &Path, fresh: bool, now: Timestamp) -> Arc<PipelineFile> {
+        if fresh && let Some(known) = self.files.get(path) {
+            return Arc::clone(&known.file);
         }
-        let stamp = (
-            metadata.dev(),
-            metadata.ino(),
-            metadata.size(),
-            metadata.mtime(),
-            metadata.mtime_nsec(),
-            metadata.ctime(),
-            metadata.ctime_nsec(),
-        );
-        if let Some((known, state)) = self.cache.get(path)
-            && *known == stamp
-        {
-            return state.clone().map(Some);
+        let file = Arc::new(self.read_pipeline_file(path, now));
+        let named = std::mem::take(&mut self.reading);
+        let paths: Vec<&Path> = named.iter().map(PathBuf::as_path).collect();
+        let stamps = named.iter().cloned().zip(stamps(&paths)).collect();
+        self.files.insert(path.to_owned(), Known { file: Arc::clone(&file), stamps });
+        file
+    }
+
+    /// The pipeline files of which nothing that they name has changed.
+    fn fresh(&self) -> BTreeSet<PathBuf> {
+        let now = seconds();
+        let all: Vec<&Path> = self
+            .files
+            .values()
+            .flat_map(|known| known.stamps.iter().map(|(path, _)| path.as_path()))
+            .collect();
+        let mut present = stamps(&all).into_iter();
+        let mut fresh = BTreeSet::new();
+        for (path, known) in &self.files {
+            // Half a file, and patterns of which others may match by now, are looked at again.
+            let whole = known.file.broken.is_empty();
+            let same = known.stamps.iter().fold(true, |same, (_, before)| {
+                let present = present.next().flatten();
+                let racy = present.is_some_and(|stamp| is_racy(&stamp, now));
+                same && present == *before && !racy
+            });
+            if whole && same {
+                fresh.insert(path.clone());
+            }
         }
-        let modified =
-            Timestamp::new(metadata.mtime(), i32::try_from(metadata.mtime_nsec()).unwrap_or(0))
-                .ok();
-        let state = if path.extension().is_some_and(|ending| ending == "ipynb") {
-            read_notebook(path, modified)
-        } else {
-            read_plain(path, modified)
-        };
-        self.cache.insert(path.to_owned(), (stamp, state.clone()));
-        state.map(Some)
+        fresh
     }
 }
 
@@ -165,9 +255,7 @@ impl Tree for DirectorySource {
     }
 
     fn state(&mut self, path: &str, now: Timestamp) -> Found {
-        let full = self.root.join(path);
-        let written = std::fs::metadata(&full).ok().as_ref().and_then(newest);
-        Found { written, state: self.read_file(&full, now) }
+        self.read_file(path, now)
     }
 }
 
@@ -179,13 +267,20 @@ fn newest(metadata: &std::fs::Metadata) -> Option<Timestamp> {
     at(metadata.mtime(), metadata.mtime_nsec()).max(at(metadata.ctime(), metadata.ctime_nsec()))
 }
 
-fn read_notebook(path: &Path, modified: Option<Timestamp>) -> Result<FileState, String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+fn modified(metadata: &std::fs::Metadata) -> Option<Timestamp> {
+    Timestamp::new(metadata.mtime(), i32::try_from(metadata.mtime_nsec()).unwrap_or(0)).ok()
+}
+
+fn read_notebook(
+    file: &mut std::fs::File,
+    modified: Option<Timestamp>,
+) -> Result<FileState, String> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     named::notebook_state(bytes, modified)
 }
 
-fn read_plain(path: &Path, modified: Option<Timestamp>) -> Result<FileState, String> {
-    let mut file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+fn read_plain(file: &mut std::fs::File, modified: Option<Timestamp>) -> Result<FileState, String> {
     let mut hasher = Hasher::default();
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -214,69 +309,68 @@ fn is_skipped(path: &Path) -> bool {
 impl Source for DirectorySource {
     fn look(&mut self, now: Timestamp) -> Result<Snapshot, SourceError> {
         let start = self.root.join(&self.below);
-        let broken = |message: String| SourceError { root: start.display().to_string(), message };
-        std::fs::read_dir(&start).map_err(|error| broken(error.to_string()))?;
-        let mut snapshot = Snapshot::default();
-        let mut paths = Vec::new();
-        let mut walk = walkdir::WalkDir::new(&start).sort_by_file_name().into_iter();
-        while let Some(entry) = walk.next() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => {
-                    let folder = error.path().map(|path| self.relative(path));
-                    let why =
-                        error.io_error().map_or_else(|| "unreadable".into(), ToString::to_string);
-                    snapshot.unreadable.extend(folder.map(|folder| (folder, why)));
-                    continue;
-                }
-            };
-            if entry.file_type().is_dir() && entry.depth() > 0 {
-                if is_skipped(entry.path()) {
-                    walk.skip_current_dir();
-                } else if entry.path().join(".jupyterflow").is_dir() {
-                    snapshot.elsewhere.push(self.relative(entry.path()));
-                    walk.skip_current_dir();
-                }
-                continue;
-            }
-            let name = entry.file_name().to_str().unwrap_or_default();
-            if !FILE_NAMES.contains(&name) {
-                continue;
-            }
-            let path = entry.path();
-            let inside = |real: PathBuf| real.starts_with(&self.root) && real.is_file();
-            if entry.file_type().is_file() || path.canonicalize().is_ok_and(inside) {
-                paths.push(path.to_owned());
-            } else {
-                let shown = self.relative(path);
-                let folder = path.parent().map(|folder| self.relative(folder)).unwrap_or_default();
-                let mut file = PipelineFile::new(&shown, &folder);
-                let message = "it is no file, or a symbolic link out of the source";
-                file.documents.problems.push(Problem::of_file(&shown, message));
-                snapshot.files.push(file);
-            }
+        self.is_there(&start)?;
+        if Instant::now() > self.all_again {
+            self.all_again = Instant::now() + ALL_AGAIN;
+            (self.scan, self.cache, self.files) = (Scan::default(), HashMap::new(), HashMap::new());
         }
-        for (index, path) in paths.iter().enumerate() {
-            let mut file = self.read_pipeline_file(path, now);
-            if index > 0 && paths[index - 1].parent() == path.parent() {
+        let (found, _) = self.scan.walk(&start);
+        let mut snapshot = Snapshot {
+            elsewhere: found.elsewhere.iter().map(|path| self.relative(path)).collect(),
+            unreadable: found
+                .unreadable
+                .into_iter()
+                .map(|(path, why)| (self.relative(&path), why))
+                .collect(),
+            ..Snapshot::default()
+        };
+        let fresh = self.fresh();
+        self.files.retain(|path, _| found.files.iter().any(|(known, _)| known == path));
+        let mut before: Option<PathBuf> = None;
+        for (path, odd) in found.files {
+            let shown = self.relative(&path);
+            let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+            let refused = |message: &str, folder: String| {
+                let mut file = PipelineFile::new(&shown, &folder);
+                file.documents.problems.push(Problem::of_file(&shown, message));
+                Arc::new(file)
+            };
+            let inside = |real: PathBuf| real.starts_with(&self.root) && real.is_file();
+            let file = if odd && !path.canonicalize().is_ok_and(inside) {
+                let message = "it is no file, or a symbolic link out of the source";
+                refused(message, self.relative(&folder))
+            } else if before.as_ref() == Some(&folder) {
                 let message =
                     "a folder has one pipeline file: jupyterflow.yaml is used, this is not";
-                file.documents = Documents::default();
-                file.documents.problems.push(Problem::of_file(&file.path, message));
-            }
+                refused(message, self.relative(&folder))
+            } else {
+                before = Some(folder);
+                self.remembered(&path, fresh.contains(&path), now)
+            };
             snapshot.files.push(file);
         }
         Ok(snapshot)
     }
 
+    fn may_have_changed(&mut self) -> bool {
+        if Instant::now() > self.all_again {
+            return true;
+        }
+        let start = self.root.join(&self.below);
+        let (_, changed) = self.scan.walk(&start);
+        changed || self.fresh().len() != self.files.len()
+    }
+
     fn digest(&mut self, path: &str) -> Option<Digest> {
-        let full = self.root.join(path);
-        self.read_file(&full, Timestamp::MAX).ok().flatten().map(|state| state.counted())
+        let state = self.read_file(path, Timestamp::MAX).state;
+        self.reading.clear();
+        state.ok().flatten().map(|state| state.counted())
     }
 
     fn named_files(&mut self, pipeline: &Pipeline, file: &str, now: Timestamp) -> PipelineFile {
         let mut named = PipelineFile::new(file, pipeline.folder());
         named::read(self, pipeline, &mut named, now);
+        self.reading.clear();
         named
     }
 }

@@ -18,9 +18,13 @@
 mod directory;
 pub mod git;
 mod named;
+mod patient;
 
 pub use directory::DirectorySource;
 pub use git::GitSource;
+pub use patient::Patient;
+
+use std::sync::Arc;
 
 use crate::spec::{Documents, Pipeline, fingerprint::Files};
 use crate::types::{Digest, Timestamp};
@@ -29,7 +33,7 @@ use crate::types::{Digest, Timestamp};
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// The pipeline files, by path.
-    pub files: Vec<PipelineFile>,
+    pub files: Vec<Arc<PipelineFile>>,
     /// Folders that another state manages.
     pub elsewhere: Vec<String>,
     /// Folders that could not be read, with the reason: what lies there is unknown, not gone.
@@ -95,6 +99,11 @@ pub trait Source {
     /// # Errors
     /// The source as a whole cannot be read; nothing follows from that.
     fn look(&mut self, now: Timestamp) -> Result<Snapshot, SourceError>;
+
+    /// Whether another look may show something else. Cheaper than a look, and true where in doubt.
+    fn may_have_changed(&mut self) -> bool {
+        true
+    }
 
     /// The commit that it shows, of a git repository.
     fn commit(&self) -> Option<String> {

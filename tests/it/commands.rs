@@ -91,8 +91,10 @@ fn exit_codes_are_those_of_the_documentation() {
     assert_eq!(place.runs()[0]["phase"], "Succeeded");
     place.run(&["plan", "--check"]).expect(2);
     place.run(&["up", "--engine", "argo"]).expect(2).says("no argo engine yet");
-    place.run(&["up", "https://git.example/x.git"]).expect(2).says("git sources");
-    place.run(&["up", "--config", "x"]).expect(2).says("not executed yet");
+    place.run(&["up", "git://git.example/x.git"]).expect(2).says("only https, http, ssh and file");
+    place.run(&["up", "--config", "x"]).expect(2).says("failed to read x");
+    place.write("sources.yaml", "kind: Pod").run(&["up", "--config", "sources.yaml"]).expect(2);
+    place.run(&["up", "--once", "--listen", "127.0.0.1:0"]).expect(2).says("--listen");
 }
 
 #[test]

@@ -77,7 +77,8 @@ impl Address {
         if let Some((place, path)) = text.split_once(':').filter(|(place, _)| !place.contains('/'))
         {
             let host = place.rsplit('@').next().unwrap_or_default();
-            if host.is_empty() || host.starts_with('-') || path.is_empty() {
+            if host.is_empty() || host.starts_with('-') || path.is_empty() || path.starts_with(':')
+            {
                 return Err(invalid("it is neither a path nor user@host:path"));
             }
             return Ok(Self::Url { url: text.into(), host: host.into(), port: 22 });

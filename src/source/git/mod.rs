@@ -162,6 +162,10 @@ impl Source for GitSource {
         Ok(snapshot)
     }
 
+    fn may_have_changed(&mut self) -> bool {
+        self.last.as_ref().is_none_or(|last| last.commit != self.commit)
+    }
+
     fn commit(&self) -> Option<String> {
         self.commit.clone()
     }

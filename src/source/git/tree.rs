@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use git2::{ObjectType, Oid, Repository};
 
@@ -91,7 +92,7 @@ impl<'a> CommitTree<'a> {
             } else {
                 self.read_pipeline_file(&mut file, max_points, now);
             }
-            snapshot.files.push(file);
+            snapshot.files.push(Arc::new(file));
         }
         self.forget();
         snapshot
