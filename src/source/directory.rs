@@ -8,7 +8,7 @@
 mod inside;
 mod scan;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use self::scan::{Scan, Stamp, is_racy, seconds, stamp_of, stamps};
 use super::named::{self, Found, Tree};
 use super::{PipelineFile, Snapshot, Source, SourceError};
 use crate::spec::fingerprint::{InputMatcher, literal_prefix};
-use crate::spec::{self, FileState, Pipeline, Problem};
+use crate::spec::{self, FileState, Pipeline, Problem, Step};
 use crate::types::{Digest, Hasher, Timestamp};
 
 /// An editor's temporary file that is older than this is a leftover.
@@ -49,6 +49,29 @@ pub struct DirectorySource {
 struct Known {
     file: Arc<PipelineFile>,
     stamps: Vec<(PathBuf, Option<Stamp>)>,
+    inputs: Inputs,
+}
+
+/// Whether other files may match the patterns of a pipeline file by now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inputs {
+    /// It has none.
+    None,
+    /// The scan sees their folders.
+    Scanned,
+    /// Some lie in folders that no scan looks into.
+    Hidden,
+}
+
+impl Inputs {
+    fn of(file: &PipelineFile) -> Self {
+        let pipelines = file.documents.pipelines.iter();
+        let steps = pipelines.flat_map(Pipeline::steps);
+        steps.flat_map(Step::inputs).fold(Self::None, |worst, pattern| {
+            let hidden = literal_prefix(pattern).split('/').any(named::is_skipped);
+            if hidden || worst == Self::Hidden { Self::Hidden } else { Self::Scanned }
+        })
+    }
 }
 
 impl DirectorySource {
@@ -180,40 +203,47 @@ impl DirectorySource {
 
     /// The pipeline file at a path: as it was last read, if nothing that it names has changed.
     fn remembered(&mut self, path: &Path, fresh: bool, now: Timestamp) -> Arc<PipelineFile> {
-        if fresh && let Some(known) = self.files.get(path) {
+        if fresh
+            && let Some(known) = self.files.get(path)
+            && known.inputs == Inputs::None
+        {
             return Arc::clone(&known.file);
         }
         let file = Arc::new(self.read_pipeline_file(path, now));
         let named = std::mem::take(&mut self.reading);
         let paths: Vec<&Path> = named.iter().map(PathBuf::as_path).collect();
         let stamps = named.iter().cloned().zip(stamps(&paths)).collect();
-        self.files.insert(path.to_owned(), Known { file: Arc::clone(&file), stamps });
+        let known = Known { inputs: Inputs::of(&file), file: Arc::clone(&file), stamps };
+        self.files.insert(path.to_owned(), known);
         file
     }
 
     /// The pipeline files of which nothing that they name has changed.
-    fn fresh(&self) -> BTreeSet<PathBuf> {
+    fn fresh(&self) -> HashSet<PathBuf> {
+        let fresh = self.freshness().filter(|(_, fresh)| *fresh).map(|(path, _)| path.clone());
+        fresh.collect()
+    }
+
+    fn are_all_fresh(&self) -> bool {
+        self.freshness().all(|(_, fresh)| fresh)
+    }
+
+    /// Of each pipeline file whether it, and all that it names, is what was read.
+    fn freshness(&self) -> impl Iterator<Item = (&PathBuf, bool)> {
         let now = seconds();
-        let all: Vec<&Path> = self
-            .files
-            .values()
-            .flat_map(|known| known.stamps.iter().map(|(path, _)| path.as_path()))
-            .collect();
+        let named = self.files.values().flat_map(|known| &known.stamps);
+        let all: Vec<&Path> = named.map(|(path, _)| path.as_path()).collect();
         let mut present = stamps(&all).into_iter();
-        let mut fresh = BTreeSet::new();
-        for (path, known) in &self.files {
-            // Half a file, and patterns of which others may match by now, are looked at again.
-            let whole = known.file.broken.is_empty();
+        self.files.iter().map(move |(path, known)| {
             let same = known.stamps.iter().fold(true, |same, (_, before)| {
                 let present = present.next().flatten();
                 let racy = present.is_some_and(|stamp| is_racy(&stamp, now));
                 same && present == *before && !racy
             });
-            if whole && same {
-                fresh.insert(path.clone());
-            }
-        }
-        fresh
+            // Half a file is looked at again.
+            let whole = known.file.broken.is_empty() && known.inputs != Inputs::Hidden;
+            (path, same && whole)
+        })
     }
 }
 
@@ -325,7 +355,8 @@ impl Source for DirectorySource {
             ..Snapshot::default()
         };
         let fresh = self.fresh();
-        self.files.retain(|path, _| found.files.iter().any(|(known, _)| known == path));
+        let there: HashSet<&Path> = found.files.iter().map(|(path, _)| path.as_path()).collect();
+        self.files.retain(|path, _| there.contains(path.as_path()));
         let mut before: Option<PathBuf> = None;
         for (path, odd) in found.files {
             let shown = self.relative(&path);
@@ -357,8 +388,7 @@ impl Source for DirectorySource {
             return true;
         }
         let start = self.root.join(&self.below);
-        let (_, changed) = self.scan.walk(&start);
-        changed || self.fresh().len() != self.files.len()
+        self.scan.changed(&start) || !self.are_all_fresh()
     }
 
     fn digest(&mut self, path: &str) -> Option<Digest> {

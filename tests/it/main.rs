@@ -9,6 +9,7 @@
 )]
 
 mod commands;
+mod directory;
 mod examples;
 mod exec;
 mod faults;

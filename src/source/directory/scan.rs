@@ -29,6 +29,8 @@ const FEW: usize = 256;
 #[derive(Default)]
 pub struct Scan {
     folders: HashMap<PathBuf, Folder>,
+    /// What the last walk found, while nothing has changed since.
+    last: Option<Found>,
 }
 
 #[derive(Clone, Default)]
@@ -43,7 +45,7 @@ struct Folder {
 }
 
 /// What a scan found, in order.
-#[derive(Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Found {
     /// Pipeline files, and whether each is no plain file.
     pub files: Vec<(PathBuf, bool)>,
@@ -97,6 +99,15 @@ pub fn stamps(paths: &[&Path]) -> Vec<Option<Stamp>> {
 }
 
 impl Scan {
+    /// Whether a walk would find something else. Cheaper than a walk.
+    pub fn changed(&mut self, start: &Path) -> bool {
+        let known: Vec<&Path> = self.folders.keys().map(PathBuf::as_path).collect();
+        let (present, now) = (stamps(&known), seconds());
+        let mut folders = self.folders.values().zip(present);
+        let still = self.last.is_some() && folders.all(|(folder, at)| folder.stands(at, now));
+        !still && self.walk(start).1
+    }
+
     /// Walks the tree below a folder, reading only folders that changed. Also says whether any did.
     pub fn walk(&mut self, start: &Path) -> (Found, bool) {
         let now = seconds();
@@ -109,10 +120,7 @@ impl Scan {
         let mut stack = vec![start.to_owned()];
         while let Some(path) = stack.pop() {
             let present = stamps.get(path.as_path()).copied().unwrap_or_else(|| stamp(&path).ok());
-            let known = before.get(&path).filter(|known| {
-                let same = known.stamp.is_some() && known.stamp == present;
-                same && present.is_some_and(|stamp| !is_racy(&stamp, now))
-            });
+            let known = before.get(&path).filter(|known| known.stands(present, now));
             let folder = if let Some(known) = known {
                 known.clone()
             } else {
@@ -130,11 +138,19 @@ impl Scan {
             self.folders.insert(path, folder);
         }
         changed |= self.folders.len() != before.len();
+        self.last = Some(found.clone());
         (found, changed)
     }
 }
 
 impl Folder {
+    /// Whether its times say that it holds what it did.
+    fn stands(&self, present: Option<Stamp>, now: i64) -> bool {
+        self.stamp.is_some()
+            && self.stamp == present
+            && present.is_some_and(|stamp| !is_racy(&stamp, now))
+    }
+
     /// Whether it holds the same and may not have been written to since.
     fn is_like(&self, other: &Self) -> bool {
         self.stamp == other.stamp
