@@ -21,6 +21,7 @@ mod notebooks;
 mod papermill;
 mod remote;
 mod runs;
+mod schedules;
 mod source;
 mod support;
 mod triggers;
