@@ -31,6 +31,9 @@ use crate::web::{Figures, Served, SourceFigures};
 /// Runs beyond a pipeline's history go when something was written, and as often as this.
 const PRUNE: Duration = Duration::from_secs(3600);
 
+/// A pass that took this long needed memory that the next minutes do not.
+const LONG_PASS: Duration = Duration::from_millis(100);
+
 /// Passes are no further apart, whatever sources say of themselves.
 const ANYWAY: Duration = Duration::from_secs(300);
 
@@ -246,6 +249,9 @@ fn forever(
         let answers = session.answers();
         let begin = Instant::now();
         let passed = pass(session, &mut told, &mut open, &mut pruned, &mut figures);
+        if begin.elapsed() > LONG_PASS {
+            crate::executor::return_free_memory();
+        }
         figures.passes += 1;
         figures.pass_seconds = begin.elapsed().as_secs_f64();
         figures.failed_passes += u64::from(passed.is_err());

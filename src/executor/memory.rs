@@ -1,6 +1,6 @@
 //! Large blocks of memory go back to the machine when they are free.
 //!
-//! Owns one setting of the C library: it learns from large blocks that were freed to keep such blocks,
+//! Owns one setting of the C library, and the call that gives back what is free already: it learns from large blocks that were freed to keep such blocks,
 //! which for messages of many megabytes means that memory peaks at the sum of what never lived together.
 
 #![expect(unsafe_code, reason = "the setting has no safe name")]
@@ -15,5 +15,14 @@ pub fn return_large_blocks() {
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}
+
+/// Gives memory that is free back to the machine: after work that needed much more than what stays.
+pub fn return_free_memory() {
+    // SAFETY: the call only releases pages that hold nothing.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -27,6 +27,7 @@ pub use execute::{Ending, Options, Progress, execute};
 pub use kernelspec::{KernelSpec, installed};
 pub use launch::Launch;
 pub use location::Location;
+pub use memory::return_free_memory;
 pub use record::{Saving, new_id};
 pub use report::{EndingPhase, Outputs, collect, finite_numbers};
 pub use save::{write_named, write_whole};

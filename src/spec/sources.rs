@@ -17,6 +17,8 @@ use crate::types::Period;
 
 /// The documents' version.
 const API_VERSION: &str = "jupyterflow.io/v1alpha1";
+/// A file may have so many.
+const SOURCES: usize = 3000;
 /// Their kind.
 const KIND: &str = "NotebookSource";
 
@@ -239,7 +241,7 @@ fn is_reference(name: &str) -> bool {
 pub fn read_sources(text: &str, file: &str) -> Result<Vec<NotebookSource>, Vec<Problem>> {
     let mut report = Report::new(file, text);
     let parsed: Result<Vec<Spanned<NotebookSource>>, _> =
-        serde_saphyr::from_multiple_with_options(text, options());
+        serde_saphyr::from_multiple_with_options(text, options(SOURCES));
     let documents = match parsed {
         Ok(documents) => documents,
         Err(error) => {

@@ -167,8 +167,8 @@ pub fn parse(text: &str) -> Result<Vec<Node>, YamlError> {
     })
 }
 
-/// How YAML is read: strictly, and within limits.
-pub fn options() -> serde_saphyr::Options {
+/// How YAML is read: strictly, and within limits, of which one is the number of documents.
+pub fn options(documents: usize) -> serde_saphyr::Options {
     serde_saphyr::options! {
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
@@ -180,7 +180,7 @@ pub fn options() -> serde_saphyr::Options {
             max_nodes: 100_000,
             max_events: 300_000,
             max_aliases: 1_000,
-            max_documents: 200,
+            max_documents: documents,
             max_total_scalar_bytes: 4_000_000,
         },
     }
@@ -194,7 +194,7 @@ pub fn yaml_error(error: &serde_saphyr::Error) -> YamlError {
 }
 
 fn parse_here(text: &str) -> Result<Vec<Node>, YamlError> {
-    let documents: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options())
+    let documents: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options(200))
         .map_err(|error| yaml_error(&error))?;
     Ok(documents.into_iter().filter(|node| !matches!(node.kind, Kind::Null)).collect())
 }
