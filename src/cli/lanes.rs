@@ -57,8 +57,6 @@ pub struct Lane {
     pub poll: Period,
     /// Whether it is a repository's.
     pub is_repository: bool,
-    /// The commit that it shows, of a repository.
-    pub commit: Option<String>,
 }
 
 /// How lanes look.
@@ -231,35 +229,43 @@ impl Configuration {
         path.canonicalize().unwrap_or(path)
     }
 
-    /// The lanes as far as they are known: of a pattern one for each branch.
-    pub fn lanes(&self, state: &Path, looking: Looking) -> Vec<Lane> {
+    /// The lanes as far as they are known: of a pattern one for each branch. Those that were there
+    /// before keep what they remember.
+    pub fn lanes(&self, state: &Path, looking: Looking, mut before: Vec<Lane>) -> Vec<Lane> {
+        let mut take = |name: &str| {
+            let at = before.iter().position(|lane| lane.name == name)?;
+            Some(before.swap_remove(at))
+        };
         let mut lanes = Vec::new();
         for source in &self.sources {
-            let name = source.qualified();
-            let root = self.root(source);
+            let (name, root) = (source.qualified(), self.root(source));
             let Some(git) = &source.spec.git else {
-                let folder = DirectorySource::new(&root, Path::new(""), looking.max_points);
-                // Of several volumes one may hang.
-                let shown = root.display().to_string();
-                let patient = Patient::new(Box::new(folder), shown, VOLUME);
-                lanes.push(lane(name, source, Box::new(patient), None, looking));
+                lanes.push(take(&name).unwrap_or_else(|| {
+                    let folder = DirectorySource::new(&root, Path::new(""), looking.max_points);
+                    // Of several volumes one may hang.
+                    let shown = root.display().to_string();
+                    let patient = Patient::new(Box::new(folder), shown, VOLUME);
+                    lane(name, source, Box::new(patient), looking)
+                }));
                 continue;
             };
             let Some(mirror) = self.mirror(&name, git, state) else { continue };
-            let known = mirror.known();
-            let commits = known
-                .branches
-                .into_iter()
-                .map(|(branch, tips)| (branch, tips.accepted.map(|tip| tip.commit)));
+            let commits = mirror.known().branches.into_iter();
+            let commits =
+                commits.map(|(branch, tips)| (branch, tips.accepted.map(|tip| tip.commit)));
             let branches: Vec<(String, Option<String>)> = match mirror.repository.reference {
                 Reference::Pattern(_) => {
                     commits.map(|(branch, commit)| (format!("{name}@{branch}"), commit)).collect()
                 }
-                _ => vec![(name, commits.into_iter().next().and_then(|(_, commit)| commit))],
+                _ => vec![(name, commits.map(|(_, commit)| commit).next().flatten())],
             };
             for (name, commit) in branches {
-                let tree = GitSource::new(&mirror, &root, commit.clone(), looking.max_points);
-                lanes.push(lane(name, source, Box::new(tree), commit, looking));
+                let mut lane = take(&name).unwrap_or_else(|| {
+                    let tree = GitSource::new(&mirror, &root, None, looking.max_points);
+                    lane(name, source, Box::new(tree), looking)
+                });
+                lane.source.show(commit);
+                lanes.push(lane);
             }
         }
         lanes
@@ -286,17 +292,10 @@ pub fn of_place(place: &Place, looking: Looking) -> Lane {
         memory: Memory::default(),
         poll: POLL_FOLDER,
         is_repository: false,
-        commit: None,
     }
 }
 
-fn lane(
-    name: String,
-    source: &NotebookSource,
-    looks: Box<dyn Source>,
-    commit: Option<String>,
-    looking: Looking,
-) -> Lane {
+fn lane(name: String, source: &NotebookSource, looks: Box<dyn Source>, looking: Looking) -> Lane {
     let spec = &source.spec;
     let allowed = spec.allow_private.iter().filter_map(|text| text.parse().ok()).collect();
     let git = spec.git.is_some();
@@ -308,7 +307,6 @@ fn lane(
         memory: Memory::default(),
         poll: spec.poll.unwrap_or(if git { POLL_GIT } else { POLL_FOLDER }),
         is_repository: git,
-        commit,
     }
 }
 

@@ -108,23 +108,15 @@ impl Session {
 
     /// Makes the lanes of what is known now. Those that were there keep their memory.
     pub fn make_lanes(&mut self) {
-        let made = match &self.configuration {
-            Some(configuration) => configuration.lanes(&self.place.state, self.looking),
-            None if self.lanes.is_empty() => vec![lanes::of_place(&self.place, self.looking)],
-            None => return,
-        };
-        let mut before = std::mem::take(&mut self.lanes);
-        for lane in made {
-            match before.iter().position(|known| known.name == lane.name) {
-                Some(at) => {
-                    let mut known = before.swap_remove(at);
-                    if known.commit != lane.commit {
-                        (known.source, known.commit) = (lane.source, lane.commit);
-                    }
-                    self.lanes.push(known);
-                }
-                None => self.lanes.push(lane),
+        match &self.configuration {
+            Some(configuration) => {
+                let before = std::mem::take(&mut self.lanes);
+                self.lanes = configuration.lanes(&self.place.state, self.looking, before);
             }
+            None if self.lanes.is_empty() => {
+                self.lanes.push(lanes::of_place(&self.place, self.looking));
+            }
+            None => {}
         }
     }
 

@@ -463,7 +463,7 @@ fn listen(address: &str, session: &Session) -> Result<Arc<Served>, CliError> {
     let (hooks, lacking) = configuration.map(Configuration::hooks).unwrap_or_default();
     for source in lacking {
         print::alert(&format!(
-            "warning: source {source}: the secret of its webhook cannot be read"
+            "warning: source {source}: the secret of its webhook is not there, or others may read it"
         ));
     }
     let paths: Vec<String> = hooks

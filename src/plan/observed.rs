@@ -6,7 +6,7 @@ use super::check::CheckSeen;
 use super::ledger::Ledger;
 use super::run::{Phase, Trigger};
 use super::upstream::Upstream;
-use crate::spec::{Fingerprint, Pipeline, Schedule};
+use crate::spec::{Concurrency, Fingerprint, Pipeline, Schedule};
 use crate::types::{Period, PipelineId, RunName, Timestamp};
 
 /// What was observed of a thing outside.
@@ -44,6 +44,8 @@ pub struct PipelineFacts<'a> {
     pub room: usize,
     /// Whether first sight is recorded without a run.
     pub adopt: bool,
+    /// What happens beside a run at work, where no definition says so.
+    pub policy: Concurrency,
 }
 
 impl<'a> PipelineFacts<'a> {
@@ -68,6 +70,7 @@ impl<'a> PipelineFacts<'a> {
             upstreams: &[],
             room: usize::MAX,
             adopt: false,
+            policy: Concurrency::Queue,
         }
     }
 }

@@ -25,7 +25,7 @@ pub fn plan(facts: &PipelineFacts<'_>, now: Timestamp) -> PipelinePlan {
         actions: Vec::new(),
         not_done: Vec::new(),
         ledger: facts.ledger.clone(),
-        policy: facts.definition.map_or(Concurrency::Queue, |one| one.pipeline.concurrency()),
+        policy: facts.definition.map_or(facts.policy, |one| one.pipeline.concurrency()),
         room: facts.room,
         busy: None,
         next: Vec::new(),

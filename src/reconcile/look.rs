@@ -76,6 +76,7 @@ impl Look {
         now: Timestamp,
     ) {
         gathered::link(&mut gathered);
+        gathered::tell_where_they_went(&mut gathered);
         gathered.iter_mut().for_each(|one| one.ask(world, now));
         let plan = |one: &Gathered, room| one.plan(room, now);
         let mut plans: Vec<PipelinePlan> =
@@ -84,14 +85,7 @@ impl Look {
         for (at, room) in rooms(&asked, scope.limits) {
             plans[at] = plan(&gathered[at], room);
         }
-        let moved: HashMap<PipelineId, String> = gathered
-            .iter()
-            .filter_map(|one| Some((one.moved.clone()?, one.id.to_string())))
-            .collect();
-        for (one, mut planned) in gathered.into_iter().zip(plans) {
-            if let Some(to) = moved.get(&one.id) {
-                planned.ledger.moved = Some(to.clone());
-            }
+        for (one, planned) in gathered.into_iter().zip(plans) {
             self.plan.pipelines.push((one.id.clone(), planned));
             self.pipelines.insert(one.id, one.seeing);
         }
@@ -282,10 +276,11 @@ pub fn plan_queue(
     let next = next.map(|run| world.store.run(run.name.as_str())).transpose()?.flatten();
     let next =
         next.and_then(|stored| stored.spec.definition.pipeline(&id.name, stored.spec.max_points));
+    let policy = next.as_ref().map(Pipeline::concurrency).unwrap_or_default();
     let lacks = next.and_then(|pipeline| world.engine.lacks(&pipeline));
     let ledger = Ledger::default();
     let facts = PipelineFacts::new(id, Seen::Good, None, &ledger, &runs);
-    Ok(plan(&PipelineFacts { lacks: lacks.as_deref(), ..facts }, now))
+    Ok(plan(&PipelineFacts { lacks: lacks.as_deref(), policy, ..facts }, now))
 }
 
 /// The identity of a pipeline in a source.

@@ -110,6 +110,9 @@ pub trait Source {
         None
     }
 
+    /// Moves to another commit, of a git repository.
+    fn show(&mut self, _commit: Option<String>) {}
+
     /// The digest of one file as it is now; none where it cannot be read.
     fn digest(&mut self, path: &str) -> Option<Digest>;
 

@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "reads the secret at each use")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use axum::http::HeaderMap;
@@ -31,8 +32,12 @@ pub fn id(source: &str, secret: &[u8]) -> String {
     digest.hex()[..32].to_owned()
 }
 
-/// The secret in a file, without the line end that editors leave.
+/// The secret in a file, without the line end that editors leave; none where others may read it.
 fn read(path: &std::path::Path) -> Option<Vec<u8>> {
+    let open = std::fs::metadata(path).ok()?.permissions().mode() & 0o077 != 0;
+    if open {
+        return None;
+    }
     let text = std::fs::read(path).ok()?;
     let end = text.iter().rposition(|byte| *byte != b'\n').map_or(0, |at| at + 1);
     Some(text[..end].to_vec()).filter(|secret| !secret.is_empty())
@@ -97,6 +102,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "It's a Secret to Everybody\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(Hook::new("team", path.clone()).is_none(), "others may read it");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let hook = Hook::new("team", path.clone()).unwrap();
         assert!(hook.has_id(&hook.id) && !hook.has_id("") && hook.id.len() == 32);
         // The example of GitHub's documentation.

@@ -12,7 +12,7 @@ fn daemon(place: &Place, spec: &str) -> Running {
         "conf/sources.yaml",
         &format!(
             "apiVersion: jupyterflow.io/v1alpha1\nkind: NotebookSource\nmetadata: {{name: home}}\n\
-             spec: {{directory: {{path: ../home}}, poll: 1s, settle: 1s{spec}}}\n"
+             spec: {{directory: {{path: ../home}}, poll: 1s{spec}}}\n"
         ),
     );
     place.spawn(&["up", "--config", "conf/sources.yaml"])
@@ -61,7 +61,8 @@ fn however_a_file_is_saved_each_edit_is_one_run() {
     place
         .write("home/p/jupyterflow.yaml", "steps: {a: {run: python a.py}}")
         .write("home/p/a.py", "print(0)");
-    let up = daemon(&place, "");
+    // Longer than any pause of a machine with much to do.
+    let up = daemon(&place, ", settle: 3s");
     wait_for("the first run", || ended(&place, 1));
     for (count, way) in (2..).zip(["in place", "rename", "jupyter", "pieces", "older"]) {
         let path = place.path("home/p/a.py").display().to_string();
@@ -105,7 +106,7 @@ fn a_real_jupyter_server_saves_and_nothing_torn_runs() {
         .arg(format!("--ServerApp.root_dir={}", place.path("home").display()))
         .spawn()
         .unwrap();
-    let up = daemon(&place, "");
+    let up = daemon(&place, ", settle: 1s");
     wait_for("the first run", || ended(&place, 1));
     wait_for("the server", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     // Forty saves of the same cells with other outputs, then one edit.
@@ -157,7 +158,7 @@ fn a_volume_that_vanishes_takes_nothing_away() {
             .write("home/p/a.py", "print(0)");
     };
     fill();
-    let up = daemon(&place, "");
+    let up = daemon(&place, ", settle: 1s");
     wait_for("the first run", || ended(&place, 1));
     assert!(unmount());
     wait_for("the trouble to be told", || up.log().contains("is its volume mounted?"));
@@ -201,7 +202,7 @@ fn limits_hold_and_are_fair_among_owners() {
             place.write(&path, &format!("name: {owner}{number}\nsteps: {{a: {{run: 'while [ ! -e ../../../go ]; do sleep 0.05; done'}}}}"));
         }
     }
-    let up = daemon(&place, ", limits: {activeRuns: 3, activeRunsPerOwner: 2}");
+    let up = daemon(&place, ", settle: 1s, limits: {activeRuns: 3, activeRunsPerOwner: 2}");
     let running = || {
         let runs = runs(&place);
         let running = runs.into_iter().filter(|run| run["phase"] == "Running");

@@ -124,6 +124,14 @@ impl Drop for Git {
     }
 }
 
+/// Writes a secret, which only its owner may read.
+fn secret(path: PathBuf, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 const HELLO: &str = "name: hello\nsteps: {a: {run: python a.py}}";
 
 #[test]
@@ -209,11 +217,13 @@ fn credentials_come_from_files_and_are_never_shown() {
         "",
     );
     git.once().expect(4).says("has no `password`");
-    std::fs::write(secrets.join("forge/username"), "me\n").unwrap();
+    secret(secrets.join("forge/username"), "me\n");
     std::fs::write(secrets.join("forge/password"), "wrong-22\n").unwrap();
+    git.once().expect(4).says("chmod 0600");
+    secret(secrets.join("forge/password"), "wrong-22\n");
     git.once().expect(4).says("the credentials were refused");
     // Read at each use.
-    std::fs::write(secrets.join("forge/password"), "hunter-22\n").unwrap();
+    secret(secrets.join("forge/password"), "hunter-22\n");
     git.once().expect(0);
     assert_eq!(git.newest()["phase"], "Succeeded");
     for word in ["hunter-22", "wrong-22"] {
@@ -476,7 +486,7 @@ fn ssh_hosts_are_known_or_refused() {
         let text = std::fs::read_to_string(folder.join(format!("{key}.pub"))).unwrap();
         format!("[127.0.0.1]:{port} {text}")
     };
-    let give = |name: &str, text: &str| std::fs::write(secrets.join(name), text).unwrap();
+    let give = |name: &str, text: &str| secret(secrets.join(name), text);
     let key = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     give("ssh-privatekey", &key("user"));
     give("known_hosts", "");
@@ -514,7 +524,7 @@ fn a_webhook_brings_the_next_poll_forward_and_is_believed_nothing() {
     git.write("jupyterflow.yaml", HELLO).write("a.py", "").push();
     let secrets = git.place.beside("secrets");
     std::fs::create_dir_all(secrets.join("hook")).unwrap();
-    std::fs::write(secrets.join("hook/token"), "s3cr3t-of-hooks\n").unwrap();
+    secret(secrets.join("hook/token"), "s3cr3t-of-hooks\n");
     git.place.env("JUPYTERFLOW_SECRETS", &secrets);
     let spec = format!(
         "{{git: {{url: '{}'}}, poll: 1h, webhook: {{secret: hook, key: token}}}}",

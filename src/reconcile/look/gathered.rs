@@ -231,6 +231,17 @@ impl Gathered {
     }
 }
 
+/// Tells each pipeline whose cursors another place takes over which one that is.
+pub fn tell_where_they_went(gathered: &mut [Gathered]) {
+    let moves = gathered.iter().filter_map(|one| Some((one.moved.clone()?, one.id.to_string())));
+    let moves: HashMap<PipelineId, String> = moves.collect();
+    for one in gathered {
+        if let Some(to) = moves.get(&one.id) {
+            one.ledger.moved = Some(to.clone());
+        }
+    }
+}
+
 fn ended(runs: &[RunFact]) -> (u64, u64) {
     let count = |well: bool| {
         let same = |run: &&RunFact| {

@@ -170,6 +170,10 @@ impl Source for GitSource {
         self.commit.clone()
     }
 
+    fn show(&mut self, commit: Option<String>) {
+        self.commit = commit;
+    }
+
     fn digest(&mut self, path: &str) -> Option<Digest> {
         let state =
             self.with_tree(|mut tree, _| named::Tree::state(&mut tree, path, Timestamp::MIN));

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "reads credentials and keeps to deadlines")]
 #![expect(unsafe_code, reason = "libgit2's process-wide options, set once before its first use")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -295,8 +296,17 @@ impl Access {
         if self.tried > 1 {
             return self.refuse("the credentials were refused".into());
         }
+        let folder = self.credentials.clone();
+        let open = ["password", "ssh-privatekey", "passphrase"].into_iter().find(|key| {
+            let data = folder.as_ref().and_then(|folder| std::fs::metadata(folder.join(key)).ok());
+            data.is_some_and(|data| data.permissions().mode() & 0o077 != 0)
+        });
+        if let Some(key) = open {
+            return self
+                .refuse(format!("`{key}` of its secret may be read by others: chmod 0600 it"));
+        }
         let read = |key: &str| -> Option<String> {
-            let text = std::fs::read_to_string(self.credentials.as_ref()?.join(key)).ok()?;
+            let text = std::fs::read_to_string(folder.as_ref()?.join(key)).ok()?;
             Some(text.trim_end_matches('\n').to_owned())
         };
         let ssh = kinds.intersects(CredentialType::SSH_KEY | CredentialType::SSH_MEMORY);
