@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::executor::Outputs;
 use crate::plan::{NotDone, Plan, Run, Trigger};
-use crate::spec::Problem;
+use crate::spec::{NotebookSource, Problem};
 use crate::types::{Digest, RunId, RunName, Timestamp, TriggerKind};
 
 /// What a pass would do.
@@ -241,6 +241,7 @@ pub enum Kind {
     Explanation,
     Notebook,
     Backfill,
+    NotebookSource,
     Outputs,
 }
 
@@ -255,6 +256,8 @@ pub fn schema(kind: Kind) -> Value {
         Kind::Explanation => schemars::schema_for!(ExplanationDocument),
         Kind::Notebook => schemars::schema_for!(NotebookDocument),
         Kind::Backfill => schemars::schema_for!(BackfillDocument),
+        // This one names its version and kind itself.
+        Kind::NotebookSource => return schemars::schema_for!(NotebookSource).to_value(),
         // This document is a file of its own and names its kind itself.
         Kind::Outputs => return schemars::schema_for!(Outputs).to_value(),
     };

@@ -7,9 +7,12 @@ use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
 use super::session::Session;
-use crate::plan::Action;
+use crate::plan::{Action, NotDone};
 use crate::store::{Store, StoredRun};
 use crate::types::Timestamp;
+
+/// So many records of skipped ticks are shown.
+const SKIPS: usize = 10;
 
 /// Say why a run exists, or why a pipeline has none to come
 #[derive(clap::Args, Debug)]
@@ -75,18 +78,29 @@ fn of_pipeline(session: &mut Session, name: &str) -> Result<ExplanationDocument,
             last.spec.because.join("; ")
         ));
     }
+    let of_plan = look.plan.not_done().filter(|one| one.pipeline == id.to_string()).cloned();
+    let mut not_done: Vec<NotDone> = of_plan.collect();
+    let row = look.pipelines().find(|(other, _)| **other == id);
+    let ledger = row.and_then(|(_, seeing)| seeing.stored.as_ref()).map(|row| &row.ledger);
+    // Ticks that passed without a run, newest first.
+    let skips = ledger.into_iter().flat_map(|ledger| ledger.skips.iter().rev()).take(SKIPS);
+    not_done.extend(skips.map(|skip| NotDone {
+        pipeline: id.to_string(),
+        trigger: Some(skip.trigger),
+        reason: skip.reason,
+        message: match skip.count {
+            1 => format!("the tick of {} did not run", skip.from),
+            count => format!("{count} ticks from {} to {} did not run", skip.from, skip.to),
+        },
+        until: None,
+    }));
     Ok(ExplanationDocument {
         pipeline: id.to_string(),
         run: next.map(|(run, _)| run.clone()),
         phase: None,
         trigger: next.and_then(|(_, action): (_, &Action)| action.trigger().cloned()),
         because,
-        not_done: look
-            .plan
-            .not_done()
-            .filter(|one| one.pipeline == id.to_string())
-            .cloned()
-            .collect(),
+        not_done,
     })
 }
 

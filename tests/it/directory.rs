@@ -104,6 +104,8 @@ fn a_real_jupyter_server_saves_and_nothing_torn_runs() {
     let mut server = server
         .arg(format!("--port={port}"))
         .arg(format!("--ServerApp.root_dir={}", place.path("home").display()))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
     let up = daemon(&place, ", settle: 1s");

@@ -60,3 +60,29 @@ fn up_keeps_as_many_runs_as_the_history_says() {
     up.signal(rustix::process::Signal::TERM);
     assert_eq!(up.end(), 143);
 }
+
+/// Lets a state remember that ticks were skipped, as a pass after a weekend would.
+const SKIP: &str = "
+import json, sqlite3, sys
+state = sqlite3.connect(sys.argv[1])
+(text,) = state.execute('SELECT ledger FROM pipelines').fetchone()
+ledger = json.loads(text)
+ledger['skips'].append({'trigger': 'schedule', 'from': '2026-11-21T03:00:00Z', 'to': '2026-11-22T03:00:00Z', 'count': 2, 'reason': 'Missed'})
+state.execute('UPDATE pipelines SET ledger = ?', [json.dumps(ledger)])
+state.commit()
+";
+
+#[test]
+fn ticks_that_did_not_run_are_explained_and_backfilled() {
+    let place = Place::new();
+    place.write("jupyterflow.yaml", DAILY);
+    place.run(&["up", "--once"]).expect(0);
+    place.python(SKIP, &[&place.path(".jupyterflow/state.db").display().to_string()]);
+    place
+        .run(&["explain", "main"])
+        .expect(0)
+        .says("Missed: 2 ticks from 2026-11-21T03:00:00Z to 2026-11-22T03:00:00Z did not run");
+    let range = "2026-11-21T00:00:00Z..2026-11-22T12:00:00Z";
+    let document = place.document(&["backfill", "main", range, "--dry-run"]);
+    assert_eq!(document["claimed"].as_array().unwrap().len(), 2, "{document}");
+}
