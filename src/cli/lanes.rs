@@ -149,9 +149,15 @@ impl Configuration {
     /// What a state remembers; none where its own folder is its source.
     ///
     /// # Errors
-    /// The state cannot be read.
+    /// The state, or what it remembers, cannot be read: without it its root would seem to be its source.
     pub fn of_state(store: &SqliteStore) -> Result<Option<Self>, StoreError> {
-        Ok(store.configuration()?.and_then(|text| serde_json::from_str(&text).ok()))
+        let Some(text) = store.configuration()? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|error| StoreError::Database {
+            folder: store.folder().display().to_string(),
+            message: format!(
+                "its sources cannot be read ({error}); `up --config` writes them anew"
+            ),
+        })
     }
 
     /// Lets a state remember it.
@@ -201,11 +207,7 @@ impl Configuration {
         // Another repository under the same name has another mirror.
         let hash = Digest::of_bytes(format!("{name}\n{address}\n{reference}").as_bytes());
         let folder = format!("{}-{}", slug(name, 40), &hash.hex()[..8]);
-        let secrets = std::env::var_os("JUPYTERFLOW_SECRETS").map(PathBuf::from);
-        let credentials = git
-            .credentials
-            .as_ref()
-            .map(|one| secrets.unwrap_or_else(|| PathBuf::from("/nonexistent")).join(&one.secret));
+        let credentials = git.credentials.as_ref().map(|one| secrets().join(&one.secret));
         let repository = RemoteRepository { address, reference, credentials };
         Some(Mirror { repository, folder: state.join("git").join(folder) })
     }

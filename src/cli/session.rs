@@ -50,7 +50,8 @@ impl Session {
             Some(store) => store,
             None => SqliteStore::in_memory()?,
         };
-        Self::new(global, place, store, LocalEngineOptions::default(), false)
+        let configuration = Configuration::of_state(&store)?;
+        Ok(Self::new(global, place, store, LocalEngineOptions::default(), configuration))
     }
 
     /// A world to act on.
@@ -61,19 +62,19 @@ impl Session {
     ) -> Result<Self, CliError> {
         let place = Place::find(path, global.state.as_deref())?;
         let store = SqliteStore::open(&place.state, &place.root)?;
-        Self::new(global, place, store, options, false)
+        let configuration = Configuration::of_state(&store)?;
+        Ok(Self::new(global, place, store, options, configuration))
     }
 
-    /// A world to act on, whose state remembers a configuration from now on.
+    /// A world to act on, of a configuration that its state does not remember yet.
     pub fn configured(
         global: &Global,
-        configuration: &Configuration,
+        configuration: Configuration,
         options: LocalEngineOptions,
     ) -> Result<Self, CliError> {
         let place = Place::of_root(&configuration.base, global.state.as_deref())?;
         let store = SqliteStore::open(&place.state, &place.root)?;
-        configuration.keep(&store)?;
-        Self::new(global, place, store, options, false)
+        Ok(Self::new(global, place, store, options, Some(configuration)))
     }
 
     fn new(
@@ -81,18 +82,25 @@ impl Session {
         place: Place,
         store: SqliteStore,
         options: LocalEngineOptions,
-        stays: bool,
-    ) -> Result<Self, CliError> {
+        configuration: Option<Configuration>,
+    ) -> Self {
         let jobs = options.jobs.unwrap_or_else(processors);
         let engine = LocalEngine::new(&place.state, &place.root, jobs, options.foreground);
-        let configuration = Configuration::of_state(&store)?;
-        let looking = Looking { max_points: global.max_points, stays };
+        let looking = Looking { max_points: global.max_points, stays: false };
         let spare = lanes::of_place(&place, looking);
         let lanes = Vec::new();
         let mut session =
             Self { place, store, engine, configuration, lanes, looking, poller: None, spare };
         session.make_lanes();
-        Ok(session)
+        session
+    }
+
+    /// Lets the state remember the configuration: once no other `up` works on it.
+    ///
+    /// # Errors
+    /// The state cannot be written.
+    pub fn keep_configuration(&self) -> Result<(), CliError> {
+        self.configuration.as_ref().map_or(Ok(()), |configuration| configuration.keep(&self.store))
     }
 
     /// Looks as a daemon does: it waits for sources to stand still, and for no answer of a check.

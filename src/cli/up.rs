@@ -79,6 +79,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     if shared && !lease::acquire(&mut session.store, "up")? {
         return Err(second_up(&session.place.state).hint("it works on another machine"));
     }
+    session.keep_configuration()?;
     let signals = Signals::listen()?;
     print::talk(&format!("{engine}; state in {}", session.place.state.display()));
     let code = if args.once {
@@ -111,7 +112,7 @@ fn session(args: &Args, global: &Global, options: LocalEngineOptions) -> Result<
         }
         (None, None) => return Session::to_write(global, &args.path, options),
     };
-    Session::configured(global, &configuration, options)
+    Session::configured(global, configuration, options)
 }
 
 fn second_up(state: &Path) -> CliError {

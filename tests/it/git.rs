@@ -6,17 +6,17 @@ use std::process::Child;
 
 use serde_json::Value;
 
-use crate::support::{Ended, Place, has, python, wait_for};
+use crate::support::{Ended, Place, python, wait_for};
 
 /// A bare repository, a clone to push from, and a web server over it.
-struct Git {
-    place: Place,
+pub struct Git {
+    pub place: Place,
     server: Child,
     port: u16,
 }
 
 impl Git {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut place = Place::new();
         let served = place.beside("served");
         std::fs::create_dir_all(served.join("repos")).unwrap();
@@ -48,23 +48,23 @@ impl Git {
         git
     }
 
-    fn git(&self, args: &[&str]) -> String {
+    pub fn git(&self, args: &[&str]) -> String {
         let ended = Ended::from(self.place.command("git").args(args).output().unwrap());
         ended.expect(0).stdout.trim().to_owned()
     }
 
     /// git in the clone.
-    fn inside(&self, args: &[&str]) -> String {
+    pub fn inside(&self, args: &[&str]) -> String {
         let mut all = vec!["-C", "../clone"];
         all.extend(args);
         self.git(&all)
     }
 
-    fn clone(&self, path: &str) -> PathBuf {
+    pub fn clone(&self, path: &str) -> PathBuf {
         self.place.beside("clone").join(path)
     }
 
-    fn write(&self, path: &str, text: &str) -> &Self {
+    pub fn write(&self, path: &str, text: &str) -> &Self {
         let full = self.clone(path);
         std::fs::create_dir_all(full.parent().unwrap()).unwrap();
         std::fs::write(full, text).unwrap();
@@ -72,30 +72,30 @@ impl Git {
     }
 
     /// Commits everything and pushes it; returns the commit.
-    fn push(&self) -> String {
+    pub fn push(&self) -> String {
         self.inside(&["add", "-A"]);
         self.inside(&["commit", "-q", "--allow-empty", "-m", "x"]);
         self.inside(&["push", "-q", "-f", "origin", "HEAD"]);
         self.inside(&["rev-parse", "HEAD"])
     }
 
-    fn mode(&self, mode: &str) {
+    pub fn mode(&self, mode: &str) {
         let folder = self.place.beside("served");
         std::fs::write(folder.join("mode.new"), mode).unwrap();
         std::fs::rename(folder.join("mode.new"), folder.join("mode")).unwrap();
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         let log = std::fs::read_to_string(self.place.beside("served/asked")).unwrap_or_default();
         log.lines().count()
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/team.git", self.port)
     }
 
     /// A configuration with this repository, and whatever else.
-    fn configure(&self, spec: &str, more: &str) {
+    pub fn configure(&self, spec: &str, more: &str) {
         let text = format!(
             "apiVersion: jupyterflow.io/v1alpha1\nkind: NotebookSource\nmetadata: {{name: team}}\n\
              spec: {spec}\n{more}"
@@ -103,16 +103,16 @@ impl Git {
         self.place.write("sources.yaml", &text);
     }
 
-    fn once(&self) -> Ended {
+    pub fn once(&self) -> Ended {
         self.place.run(&["up", "--once", "--config", "sources.yaml"])
     }
 
     /// The newest run, whole.
-    fn newest(&self) -> Value {
+    pub fn newest(&self) -> Value {
         self.place.runs().into_iter().next().unwrap_or_default()
     }
 
-    fn log_of(&self, run: &Value, step: &str) -> String {
+    pub fn log_of(&self, run: &Value, step: &str) -> String {
         self.place.run(&["logs", run["name"].as_str().unwrap(), step]).expect(0).stdout
     }
 }
@@ -125,14 +125,14 @@ impl Drop for Git {
 }
 
 /// Writes a secret, which only its owner may read.
-fn secret(path: PathBuf, text: &str) {
+pub fn secret(path: PathBuf, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-const HELLO: &str = "name: hello\nsteps: {a: {run: python a.py}}";
+pub const HELLO: &str = "name: hello\nsteps: {a: {run: python a.py}}";
 
 #[test]
 fn a_push_gives_a_run_of_that_commit() {
@@ -433,153 +433,4 @@ fn a_killed_fetch_leaves_a_mirror_that_heals() {
     git.write("a.py", "print(3)").push();
     git.once().expect(0);
     assert_eq!(git.place.runs().len(), 3);
-}
-
-#[test]
-fn ssh_hosts_are_known_or_refused() {
-    let sshd = PathBuf::from("/usr/sbin/sshd");
-    if !has(
-        "OpenSSH's server, and root to run it",
-        sshd.exists() && rustix::process::geteuid().is_root(),
-    ) {
-        return;
-    }
-    let mut git = Git::new();
-    git.write("jupyterflow.yaml", HELLO).write("a.py", "").push();
-    let folder = git.place.beside("ssh");
-    let secrets = git.place.beside("secrets/forge");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::create_dir_all(&secrets).unwrap();
-    git.place.env("JUPYTERFLOW_SECRETS", git.place.beside("secrets"));
-    for (name, kind) in
-        [("host", "ed25519"), ("other", "ed25519"), ("user", "ed25519"), ("stranger", "rsa")]
-    {
-        let path = folder.join(name).display().to_string();
-        let made = git
-            .place
-            .command("ssh-keygen")
-            .args(["-q", "-t", kind, "-N", "", "-f", &path])
-            .output();
-        Ended::from(made.unwrap()).expect(0);
-    }
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    std::fs::copy(folder.join("user.pub"), folder.join("authorized")).unwrap();
-    let shown = folder.display();
-    std::fs::write(
-        folder.join("config"),
-        format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {shown}/host\nAuthorizedKeysFile {shown}/authorized\n\
-             StrictModes no\nPasswordAuthentication no\nUsePAM no\nPidFile none\nPermitRootLogin yes\nSetEnv GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=*\n"
-        ),
-    )
-    .unwrap();
-    std::fs::create_dir_all("/run/sshd").unwrap();
-    let config = folder.join("config");
-    let mut server = git.place.command(sshd).arg("-D").arg("-f").arg(config).spawn().unwrap();
-    wait_for("the server", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-    let url = format!(
-        "ssh://root@127.0.0.1:{port}{}",
-        git.place.beside("served/repos/team.git").display()
-    );
-    git.configure(&format!("{{git: {{url: '{url}', credentials: {{secret: forge}}}}}}"), "");
-    let line = |key: &str| {
-        let text = std::fs::read_to_string(folder.join(format!("{key}.pub"))).unwrap();
-        format!("[127.0.0.1]:{port} {text}")
-    };
-    let give = |name: &str, text: &str| secret(secrets.join(name), text);
-    let key = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
-    give("ssh-privatekey", &key("user"));
-    give("known_hosts", "");
-    git.once().expect(4).says("is not known").says(&format!("ssh-keyscan -p {port} 127.0.0.1"));
-    give("known_hosts", &line("other"));
-    git.once().expect(4).says("somebody may be in between");
-    give("known_hosts", &line("host"));
-    give("ssh-privatekey", &key("stranger"));
-    git.once().expect(4).says("the credentials were refused");
-    assert!(git.place.runs().is_empty());
-    give("ssh-privatekey", &key("user"));
-    git.once().expect(0);
-    assert_eq!(git.newest()["phase"], "Succeeded");
-    server.kill().unwrap();
-    server.wait().unwrap();
-}
-
-/// Posts a body to a path, signed or not; prints the status.
-const POST: &str = "
-import hashlib, hmac, sys, urllib.error, urllib.request
-base, path, secret, header, size = sys.argv[1:]
-body = b'{\"ref\": \"refs/heads/evil\", \"after\": \"0000\"}' + b' ' * int(size)
-signature = 'sha256=' + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-if header == 'X-Gitlab-Token': signature = secret
-request = urllib.request.Request(base + path, data=body, headers={header: signature} if header != '-' else {})
-try:
-    print(urllib.request.urlopen(request, timeout=20).status)
-except urllib.error.HTTPError as error:
-    print(error.code)
-";
-
-#[test]
-fn a_webhook_brings_the_next_poll_forward_and_is_believed_nothing() {
-    let mut git = Git::new();
-    git.write("jupyterflow.yaml", HELLO).write("a.py", "").push();
-    let secrets = git.place.beside("secrets");
-    std::fs::create_dir_all(secrets.join("hook")).unwrap();
-    secret(secrets.join("hook/token"), "s3cr3t-of-hooks\n");
-    git.place.env("JUPYTERFLOW_SECRETS", &secrets);
-    let spec = format!(
-        "{{git: {{url: '{}'}}, poll: 1h, webhook: {{secret: hook, key: token}}}}",
-        git.url()
-    );
-    git.configure(&spec, "");
-    let args = ["up", "--config", "sources.yaml", "--listen", "127.0.0.1:0"];
-    let mut up = git.place.spawn(&args);
-    let succeeded = || git.place.runs().iter().filter(|run| run["phase"] == "Succeeded").count();
-    wait_for("the first run", || succeeded() == 1);
-    let after = |words: &str| {
-        let log = up.log();
-        let line =
-            log.lines().find_map(|line| line.split_once(words)).map(|(_, rest)| rest.to_owned());
-        line.unwrap_or_else(|| panic!("no {words} in {log}"))
-    };
-    let base = after("listening on ");
-    let path = after("webhook of source team: ");
-    let post = |path: &str, secret: &str, header: &str, size: &str| -> String {
-        git.place.python(POST, &[&base, path, secret, header, size]).trim().to_owned()
-    };
-    let second = git.write("a.py", "print(2)").push();
-    let asked = git.asked();
-    for (path, secret, header, size, status) in [
-        (
-            "/hooks/00000000000000000000000000000000",
-            "s3cr3t-of-hooks",
-            "X-Hub-Signature-256",
-            "0",
-            "404",
-        ),
-        (path.as_str(), "wrong", "X-Hub-Signature-256", "0", "401"),
-        (path.as_str(), "", "-", "0", "401"),
-        (path.as_str(), "s3cr3t", "X-Gitlab-Token", "0", "401"),
-        (path.as_str(), "s3cr3t-of-hooks", "X-Hub-Signature-256", "1100000", "413"),
-    ] {
-        assert_eq!(post(path, secret, header, size), status, "{path} {header}");
-    }
-    assert_eq!(git.asked(), asked, "nobody was heard");
-    assert_eq!(post(&path, "s3cr3t-of-hooks", "X-Gitea-Signature", "0"), "202");
-    wait_for("the run of the push", || succeeded() == 2);
-    assert_eq!(git.newest()["revision"], second.as_str(), "what the branch names, not the payload");
-    git.write("a.py", "print(3)").push();
-    assert_eq!(post(&path, "s3cr3t-of-hooks", "X-Gitlab-Token", "0"), "202");
-    wait_for("the run of the next push", || succeeded() == 3);
-    let get = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode())";
-    let metrics = || git.place.python(get, &[&format!("{base}/metrics")]);
-    wait_for("the figures", || {
-        metrics().contains("jupyterflow_runs_ended_total{phase=\"Succeeded\"} 3")
-    });
-    assert!(metrics().contains("jupyterflow_source_ready{source=\"team\"} 1"));
-    for path in ["/healthz", "/readyz"] {
-        assert_eq!(git.place.python(get, &[&format!("{base}{path}")]).trim(), "ok");
-    }
-    assert!(!up.log().contains("s3cr3t"), "{}", up.log());
-    up.signal(rustix::process::Signal::TERM);
-    assert_eq!(up.end(), 143);
 }

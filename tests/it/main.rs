@@ -14,6 +14,7 @@ mod examples;
 mod exec;
 mod faults;
 mod file;
+mod forge;
 mod git;
 mod kernels;
 mod ledger;
