@@ -20,7 +20,7 @@ use super::Checks;
 use super::address::{Allowed, is_private};
 use crate::plan::{CheckSeen, Reply};
 use crate::spec::Check;
-use crate::types::{PipelineId, Timestamp};
+use crate::types::{PipelineId, Timestamp, causes};
 
 /// An answer may take this long in all.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -239,7 +239,7 @@ async fn body(clients: &Clients, url: &str) -> Result<Vec<u8>, String> {
         }
         let client = if free { &clients.trusted } else { &clients.guarded };
         let request = client.get(url.clone()).header("Accept", "application/json");
-        let mut response = request.send().await.map_err(causes)?;
+        let mut response = request.send().await.map_err(words)?;
         let status = response.status();
         let target = response.headers().get("location").and_then(|value| value.to_str().ok());
         if let Some(target) = target.filter(|_| status.is_redirection()) {
@@ -256,7 +256,7 @@ async fn body(clients: &Clients, url: &str) -> Result<Vec<u8>, String> {
             return Err(format!("the answer has more than {LARGEST} bytes"));
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(causes)? {
+        while let Some(chunk) = response.chunk().await.map_err(words)? {
             if body.len() + chunk.len() > LARGEST {
                 return Err(format!("the answer has more than {LARGEST} bytes"));
             }
@@ -273,17 +273,7 @@ async fn body(clients: &Clients, url: &str) -> Result<Vec<u8>, String> {
     Err(format!("more than {REDIRECTS} redirects"))
 }
 
-/// An error with its causes, without the URL, which may carry secrets.
-fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(&error);
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    text
+/// An error in words, without the URL, which may carry secrets.
+fn words(error: reqwest::Error) -> String {
+    causes(&error.without_url())
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
+use crate::types::causes;
+
 /// Variables whose names begin so configure an object store.
 const PREFIXES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
 
@@ -124,20 +126,6 @@ fn client() -> Result<reqwest::Client, String> {
 /// One implementation of TLS for all that speaks it here.
 fn prepare_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
-/// An error with its causes, each said once.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::ledger::Ledger;
 use super::report::NotDone;
 use super::run::Trigger;
 use crate::spec::Problem;
-use crate::types::{PipelineId, RunId, RunName};
+use crate::types::{PipelineId, RunId, RunName, Timestamp, TriggerKind};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +62,26 @@ pub struct Claim {
     pub params: IndexMap<String, Value>,
     /// Whether it can start at once; else it waits in the queue.
     pub start: bool,
+}
+
+impl Claim {
+    /// The claim of an instant of a schedule; one run for one instant, whoever asks.
+    pub fn of_tick(
+        pipeline: &PipelineId,
+        instant: Timestamp,
+        because: Vec<String>,
+        start: bool,
+    ) -> Self {
+        let trigger = Trigger {
+            kind: TriggerKind::Schedule,
+            key: instant.to_string(),
+            scheduled_at: Some(instant),
+            retry_of: None,
+        };
+        let id = RunId::new(pipeline, trigger.kind, &trigger.key);
+        let name = id.name(&pipeline.name, Some(instant));
+        Self { id, name, trigger, because, params: IndexMap::new(), start }
+    }
 }
 
 /// The plan of one pipeline.

@@ -5,10 +5,9 @@
 
 use super::action::Claim;
 use super::ledger::{Covered, Ledger};
-use super::run::Trigger;
 use crate::schedule::{Cron, Zone};
 use crate::spec::Schedule;
-use crate::types::{PipelineId, RunId, Timestamp, TriggerKind};
+use crate::types::{PipelineId, Timestamp, TriggerKind};
 
 /// What a backfill does.
 #[derive(Debug, PartialEq)]
@@ -54,24 +53,9 @@ pub fn backfill(
             left.push((instant, why));
             continue;
         }
-        let trigger = Trigger {
-            kind: TriggerKind::Schedule,
-            key: instant.to_string(),
-            scheduled_at: Some(instant),
-            retry_of: None,
-        };
-        let run = RunId::new(id, trigger.kind, &trigger.key);
-        claims.push(Claim {
-            name: run.name(&id.name, Some(instant)),
-            id: run,
-            trigger,
-            because: vec![
-                format!("scheduled at {instant}"),
-                "a person asked for a backfill".into(),
-            ],
-            params: indexmap::IndexMap::new(),
-            start: false,
-        });
+        let because =
+            vec![format!("scheduled at {instant}"), "a person asked for a backfill".into()];
+        claims.push(Claim::of_tick(id, instant, because, false));
     }
     if claims.len() > most || left.len() > most.saturating_mul(20) {
         let count = claims.len();

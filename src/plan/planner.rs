@@ -6,13 +6,10 @@
 mod queue;
 mod wants;
 
-use indexmap::IndexMap;
-
 use super::action::{Action, Claim, PipelinePlan};
 use super::ledger::{Ledger, Success};
 use super::observed::{Definition, PipelineFacts, Seen};
 use super::report::{NotDone, Reason};
-use super::run::Trigger;
 use super::ticks;
 use crate::spec::{Concurrency, Pipeline, Work};
 use crate::types::{RunId, RunName, Timestamp, TriggerKind};
@@ -207,14 +204,6 @@ impl Planner<'_> {
     }
 
     fn claim_tick(&mut self, instant: Timestamp) {
-        let trigger = Trigger {
-            kind: TriggerKind::Schedule,
-            key: instant.to_string(),
-            scheduled_at: Some(instant),
-            retry_of: None,
-        };
-        let id = RunId::new(self.facts.id, trigger.kind, &trigger.key);
-        let name = id.name(&self.facts.id.name, Some(instant));
         let late = self.now.duration_since(instant).as_secs();
         let mut because = vec![format!("scheduled at {instant}")];
         if late > 60 {
@@ -228,12 +217,12 @@ impl Planner<'_> {
             because.push(format!("queued behind {other}"));
         }
         let start = free && self.facts.lacks.is_none() && self.take_room();
+        let claim = Claim::of_tick(self.facts.id, instant, because, start);
         if self.policy == Concurrency::Replace && !free {
-            self.make_way(&name);
+            self.make_way(&claim.name);
         }
-        self.busy.get_or_insert_with(|| name.clone());
-        let params = IndexMap::new();
-        self.actions.push(Action::Claim(Claim { id, name, trigger, because, params, start }));
+        self.busy.get_or_insert_with(|| claim.name.clone());
+        self.actions.push(Action::Claim(claim));
     }
 
     /// Says in so many words what this version validates but does not execute.

@@ -118,7 +118,8 @@ fn local(path: &Path, wanted: &Reference) -> Result<Vec<Branch>, GitError> {
     some(found, wanted)
 }
 
-fn some(found: Vec<Branch>, wanted: &Reference) -> Result<Vec<Branch>, GitError> {
+/// What was found, unless that is nothing and there should be something.
+fn some<T>(found: Vec<T>, wanted: &Reference) -> Result<Vec<T>, GitError> {
     if found.is_empty() && !matches!(wanted, Reference::Pattern(_)) {
         return Err(GitError(format!("the repository has no {wanted}")));
     }
@@ -165,7 +166,7 @@ fn mirror_at(path: &Path) -> Result<Repository, GitError> {
 
 /// The wanted references with the commits that they name.
 fn list(wanted: &RemoteRepository, url: &str) -> Result<Vec<(String, Oid)>, GitError> {
-    let mut access = Access::new(wanted, url);
+    let mut access = Access::new(wanted);
     let asked = (|| {
         let mut remote = Remote::create_detached(url)?;
         let connection = remote.connect_auth(Direction::Fetch, Some(access.callbacks()), None)?;
@@ -185,11 +186,7 @@ fn list(wanted: &RemoteRepository, url: &str) -> Result<Vec<(String, Oid)>, GitE
         }
         Ok(found)
     })();
-    let found = asked.map_err(|error| access.explain(&error))?;
-    if found.is_empty() && !matches!(wanted.reference, Reference::Pattern(_)) {
-        return Err(GitError(format!("the repository has no {}", wanted.reference)));
-    }
-    Ok(found)
+    some(asked.map_err(|error| access.explain(&error))?, &wanted.reference)
 }
 
 /// Fetches one reference: its newest commit alone, where the server can do that.
@@ -201,7 +198,7 @@ fn fetch(
 ) -> Result<(), GitError> {
     let mut depth = 1;
     loop {
-        let mut access = Access::new(wanted, url);
+        let mut access = Access::new(wanted);
         let fetched = (|| {
             let mut options = FetchOptions::new();
             options
@@ -232,7 +229,7 @@ struct Access {
 }
 
 impl Access {
-    fn new(wanted: &RemoteRepository, _url: &str) -> Self {
+    fn new(wanted: &RemoteRepository) -> Self {
         let (host, port) = match &wanted.address {
             Address::Url { host, port, .. } => (host.clone(), *port),
             Address::Path(_) => (String::new(), 0),

@@ -131,6 +131,10 @@ impl Host<'_> {
 
     /// Files of a step that are no longer what the run recorded: they are used as they stand.
     pub(super) fn moved_files(&mut self, task: Task) -> Option<String> {
+        // Those of a commit never are.
+        if matches!(self.files, Files::Commit { .. }) {
+            return None;
+        }
         let step = self.pipeline.steps()[task.step].name();
         let recorded = self.spec.fingerprint.as_ref()?.files_of_step(step);
         let moved = recorded.into_iter().filter_map(|(path, digest)| {
