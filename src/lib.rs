@@ -37,6 +37,7 @@ pub mod notebook;
 pub mod plan;
 pub mod reconcile;
 pub mod schedule;
+pub mod sim;
 pub mod source;
 pub mod spec;
 pub mod store;

@@ -38,6 +38,14 @@ macro_rules! text_serde {
         }
     };
 }
+/// A number with the word for one or for several: `1 tick`, `3 ticks`.
+pub fn counted(count: impl TryInto<u64>, one: &str, several: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {one}"),
+        count => format!("{count} {several}"),
+    }
+}
+
 /// An instant in UTC, the only kind of time the core knows. It is always an argument.
 pub type Timestamp = jiff::Timestamp;
 

@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 /// Rooms, each with the rooms that it may import. The more telling prefix comes first.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("types", &[]),
     ("notebook", &["types"]),
     ("schedule", &["types"]),
@@ -57,6 +57,23 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "reconcile",
             "web",
             "cli",
+        ],
+    ),
+    // A world in which the loop runs: its ports, never their adapters.
+    (
+        "sim",
+        &[
+            "types",
+            "notebook",
+            "spec",
+            "schedule",
+            "plan",
+            "engine",
+            "source",
+            "store",
+            "check",
+            "reconcile",
+            "sim",
         ],
     ),
     ("lib", &[]),

@@ -18,7 +18,7 @@ use crate::source::git::{Address, Mirror, Reference, RemoteRepository};
 use crate::source::{DirectorySource, GitSource, Patient, Source};
 use crate::spec::{FirstSight, GitSpec, NotebookSource, SourceSpec, read_sources};
 use crate::store::{SqliteStore, StoreError};
-use crate::types::{Digest, Period, slug};
+use crate::types::{Digest, Period, counted, slug};
 use crate::web::Hook;
 
 /// The name of the source of a directory that no configuration names.
@@ -79,7 +79,8 @@ impl Configuration {
             .map_err(|error| CliError::usage(format!("failed to read {shown}: {error}")))?;
         let sources = read_sources(&text, &shown).map_err(|problems| {
             problems.iter().for_each(print::problem);
-            CliError::usage(format!("{shown} is not valid: {} problems", problems.len()))
+            let count = counted(problems.len(), "problem", "problems");
+            CliError::usage(format!("{shown} is not valid: {count}"))
         })?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let base = folder.unwrap_or(Path::new(".")).canonicalize();

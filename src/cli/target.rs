@@ -12,7 +12,7 @@ use super::print;
 use super::session::Session;
 use crate::spec::{self, Documents, FILE_NAMES, Pipeline, Severity};
 use crate::store::FileText;
-use crate::types::{PipelineName, slug};
+use crate::types::{PipelineName, counted, slug};
 
 /// A pipeline that can be run, with its text.
 pub struct Definition {
@@ -167,7 +167,8 @@ fn choose(documents: Documents, file: &str, name: Option<&str>) -> Result<Pipeli
     }
     let errors = documents.problems.iter().filter(|p| p.severity == Severity::Error).count();
     if errors > 0 {
-        return Err(CliError::usage(format!("{file} is not valid: {errors} problems")));
+        let problems = counted(errors, "problem", "problems");
+        return Err(CliError::usage(format!("{file} is not valid: {problems}")));
     }
     let names: Vec<String> =
         documents.pipelines.iter().map(|pipeline| pipeline.name().to_string()).collect();

@@ -11,7 +11,7 @@ use super::print;
 use super::print::Format;
 use crate::source::{DirectorySource, Source};
 use crate::spec::{Problem, Severity};
-use crate::types::Timestamp;
+use crate::types::{Timestamp, counted};
 
 /// Check pipeline files and say all that is wrong with them
 #[derive(clap::Args, Debug)]
@@ -54,10 +54,14 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         strict.for_each(|problem| problem.severity = Severity::Error);
     }
     let code = problems_code(&problems);
+    let in_files = counted(files.len(), "file", "files");
     let summary = match (files.len(), code) {
         (0, _) => "no pipeline file here; `jupyterflow init` writes a first one".to_owned(),
-        (count, Code::Done) => format!("{count} files, {pipelines} pipelines: valid"),
-        (count, _) => format!("{} problems in {count} files", problems.len()),
+        (_, Code::Done) => {
+            let pipelines = counted(pipelines, "pipeline", "pipelines");
+            format!("{in_files}, {pipelines}: valid")
+        }
+        _ => format!("{} in {in_files}", counted(problems.len(), "problem", "problems")),
     };
     if global.output == Format::Table {
         for problem in &problems {

@@ -11,7 +11,7 @@ use super::observed::RunFact;
 use super::report::Reason;
 use super::want::{Answer, Judgement, Want};
 use crate::spec::Check;
-use crate::types::{Timestamp, TriggerKind};
+use crate::types::{Timestamp, TriggerKind, counted};
 
 /// The longest key of a reply, in bytes.
 const LONGEST_KEY: usize = 256;
@@ -140,7 +140,7 @@ pub fn judge(
         } else {
             (Reason::Backoff, "its run did not succeed")
         };
-        let message = format!("{url}: {why}; {} tries so far", tries.count);
+        let message = format!("{url}: {why}; {} so far", counted(tries.count, "try", "tries"));
         return (cursor, Judgement::Later(reason, message, Some(again)));
     }
     let mut because = vec![format!("{url} says that a run is needed")];

@@ -13,7 +13,7 @@ use super::report::Reason;
 use super::run::Phase;
 use crate::schedule::{Cron, MissedPolicy, Zone};
 use crate::spec::{Fingerprint, Schedule};
-use crate::types::{Period, RunName, Timestamp, TriggerKind};
+use crate::types::{Period, PipelineId, RunId, RunName, Timestamp, TriggerKind};
 
 /// The cursors of a pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,15 @@ pub struct ChangeCursor {
     /// The run of another trigger that answered it, where one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<RunName>,
+}
+
+impl ChangeCursor {
+    /// The run that answered the newest change of a pipeline; none before the first.
+    pub fn answered_by(&self, id: &PipelineId) -> Option<RunName> {
+        let own = || RunId::new(id, TriggerKind::Change, &self.generation.to_string());
+        let run = || self.run.clone().unwrap_or_else(|| own().name(&id.name, None));
+        (self.generation > 0).then(run)
+    }
 }
 
 /// A run that ended well.

@@ -1,8 +1,11 @@
 //! Limits on active runs, fair among owners.
 //!
-//! Owns who may start when not all may: the owner with the fewest active runs comes first.
+//! Owns who may start when not all may: the owner with the fewest active runs comes first, of several
+//! the one whose newest run began longest ago.
 
 use std::collections::BTreeMap;
+
+use crate::types::Timestamp;
 
 /// The most runs that may be at work at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Asks {
     pub active: usize,
     /// How many more it would start.
     pub starts: usize,
+    /// When the newest of its runs began.
+    pub served: Option<Timestamp>,
 }
 
 /// How many runs each pipeline may start, of those that may not start all that they ask for.
@@ -30,9 +35,12 @@ pub fn rooms(asks: &[Asks], limits: Limits) -> Vec<(usize, usize)> {
         return Vec::new();
     }
     let mut active: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut served: BTreeMap<&str, Option<Timestamp>> = BTreeMap::new();
     let mut waiting: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, one) in asks.iter().enumerate() {
         *active.entry(&one.owner).or_default() += one.active;
+        let newest = served.entry(&one.owner).or_default();
+        *newest = (*newest).max(one.served);
         if one.starts > 0 {
             waiting.entry(&one.owner).or_default().push(at);
         }
@@ -46,12 +54,11 @@ pub fn rooms(asks: &[Asks], limits: Limits) -> Vec<(usize, usize)> {
             pipelines.retain(|&at| granted[at] < asks[at].starts);
             !pipelines.is_empty() && active[owner] < most
         });
-        let Some(&owner) = waiting.keys().min_by_key(|owner| active[*owner]) else { break };
-        // Among one owner's pipelines the one with the fewest, in their order.
-        let Some(&at) = waiting[owner].iter().min_by_key(|&&at| asks[at].active + granted[at])
-        else {
-            break;
-        };
+        let turn = |owner: &&&str| (active[**owner], served[**owner]);
+        let Some(&owner) = waiting.keys().min_by_key(turn) else { break };
+        // Among one owner's pipelines likewise.
+        let turn = |at: &&usize| (asks[**at].active + granted[**at], asks[**at].served);
+        let Some(&at) = waiting[owner].iter().min_by_key(turn) else { break };
         granted[at] += 1;
         *active.entry(owner).or_default() += 1;
         free = free.map(|free| free - 1);
@@ -65,7 +72,19 @@ mod tests {
     use super::*;
 
     fn asks(owner: &str, active: usize, starts: usize) -> Asks {
-        Asks { owner: owner.into(), active, starts }
+        Asks { owner: owner.into(), active, starts, served: None }
+    }
+
+    #[test]
+    fn owners_take_turns() {
+        let at = |second| Timestamp::from_second(second).ok();
+        let one = Limits { active_runs: Some(1), active_runs_per_owner: None };
+        let all = [
+            Asks { served: at(5), ..asks("a", 0, 1) },
+            Asks { served: at(9), ..asks("a", 0, 0) },
+            Asks { served: at(7), ..asks("b", 0, 1) },
+        ];
+        assert_eq!(rooms(&all, one), [(0, 0)], "a was served last");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::observed::{Definition, PipelineFacts, Seen};
 use super::report::{NotDone, Reason};
 use super::ticks;
 use crate::spec::{Concurrency, Pipeline, Work};
-use crate::types::{RunId, RunName, Timestamp, TriggerKind};
+use crate::types::{RunName, Timestamp, TriggerKind};
 
 /// Plans one pipeline. Nothing but the arguments decides.
 pub fn plan(facts: &PipelineFacts<'_>, now: Timestamp) -> PipelinePlan {
@@ -93,10 +93,10 @@ impl Planner<'_> {
     fn answered(&self) -> (Option<Timestamp>, String) {
         let cursor = &self.ledger.change;
         let mut words = Vec::new();
-        if cursor.generation > 0 {
-            let id = RunId::new(self.facts.id, TriggerKind::Change, &cursor.generation.to_string());
-            let run = cursor.run.clone().unwrap_or_else(|| id.name(&self.facts.id.name, None));
+        if let Some(run) = cursor.answered_by(self.facts.id) {
             words.push(format!("nothing changed since run {run}"));
+        } else if cursor.accepted.is_some() {
+            words.push("nothing changed since it was adopted".into());
         }
         let tick = self.ledger.schedules.iter().filter_map(|cursor| cursor.next).min();
         words.extend(tick.map(|_| "the next tick is to come".to_owned()));
@@ -169,7 +169,10 @@ impl Planner<'_> {
         }
         for (reason, instants) in skipped {
             let (Some(first), Some(last)) = (instants.first(), instants.last()) else { continue };
-            let message = format!("{} ticks from {first} to {last} do not run", instants.len());
+            let message = match instants.len() {
+                1 => format!("the tick of {first} does not run"),
+                count => format!("{count} ticks from {first} to {last} do not run"),
+            };
             self.not_for(Some(TriggerKind::Schedule), reason, message.clone(), None);
             self.actions.push(Action::Record { reason: format!("{reason}: {message}") });
         }

@@ -9,7 +9,7 @@ use super::observed::RunFact;
 use super::report::Reason;
 use super::want::{Answer, Judgement, Want};
 use crate::spec::Stale;
-use crate::types::{Timestamp, TriggerKind};
+use crate::types::{Timestamp, TriggerKind, counted};
 
 /// Judges the newest success that the ledger knows.
 pub fn judge(stale: &Stale, ledger: &Ledger, runs: &[RunFact], now: Timestamp) -> Judgement {
@@ -34,7 +34,7 @@ pub fn judge(stale: &Stale, ledger: &Ledger, runs: &[RunFact], now: Timestamp) -
             return Judgement::Later(Reason::Waiting, format!("{why}; a run is at work"), None);
         }
         if let Some(next) = tries.next(runs).filter(|next| *next > now) {
-            let message = format!("{why}; {count} tries did not help");
+            let message = format!("{why}; {} did not help", counted(count, "try", "tries"));
             return Judgement::Later(Reason::Backoff, message, Some(next));
         }
     }

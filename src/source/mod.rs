@@ -17,7 +17,7 @@
 
 mod directory;
 pub mod git;
-mod named;
+pub(crate) mod named;
 mod patient;
 
 pub use directory::DirectorySource;

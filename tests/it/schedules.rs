@@ -2,8 +2,6 @@
 //! which the daemon is killed, away, and given clocks that jump.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::process::Stdio;
 
 use jupyterflow::plan::{
     Action, Definition, Ledger, Observed, Phase, PipelineFacts, RunFact, Seen, plan,
@@ -11,29 +9,9 @@ use jupyterflow::plan::{
 use jupyterflow::schedule::{Cron, Zone};
 use jupyterflow::spec::{Fingerprint, fingerprint::Files, parse};
 use jupyterflow::types::{PipelineId, Timestamp};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{Ended, Place, python};
-
-fn oracle(questions: &Value) -> Vec<Vec<i64>> {
-    let place = Place::new();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/schedules.py");
-    let mut command = place.command(python());
-    // The database of the package, not the machine's own, which may be years old.
-    command
-        .env("PYTHONTZPATH", "")
-        .args(["-W", "ignore", script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let text = questions.to_string();
-    let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
-    let ended = Ended::from(child.wait_with_output().unwrap()).expect(0);
-    writer.join().unwrap().unwrap();
-    serde_json::from_str(&ended.stdout).unwrap()
-}
+use crate::support::oracle;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()

@@ -326,3 +326,24 @@ pub fn run(place: &Place, yaml: &str) -> Value {
     place.write("jupyterflow.yaml", yaml);
     place.document(&["run", "."])
 }
+
+/// The instants of croniter, by the rule for changed clocks.
+pub fn oracle(questions: &Value) -> Vec<Vec<i64>> {
+    let place = Place::new();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/schedules.py");
+    let mut command = place.command(python());
+    // The database of the package, not the machine's own, which may be years old.
+    command
+        .env("PYTHONTZPATH", "")
+        .args(["-W", "ignore", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let text = questions.to_string();
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, text.as_bytes()));
+    let ended = Ended::from(child.wait_with_output().unwrap()).expect(0);
+    writer.join().unwrap().unwrap();
+    serde_json::from_str(&ended.stdout).unwrap()
+}

@@ -15,7 +15,7 @@ use crate::source::PipelineFile;
 use crate::spec::fingerprint::Files;
 use crate::spec::{Fingerprint, Pipeline, RelativePath, names_file};
 use crate::store::{FileText, Standing, StoreError, StoredPipeline, StoredRun};
-use crate::types::{Digest, Period, PipelineId, Timestamp, TriggerKind};
+use crate::types::{Digest, Period, PipelineId, Timestamp, TriggerKind, counted};
 
 /// A pipeline as the source shows it, and what is known of it.
 pub struct Newly<'a> {
@@ -72,6 +72,7 @@ impl Gathered {
         let from = from.filter(|_| may_take);
         if let Some(from) = from {
             ledger = Ledger { orphaned: None, moved: None, ..from.ledger.clone() };
+            ledger.change.run = ledger.change.answered_by(from.id);
         }
         let changed = ledger
             .change
@@ -137,8 +138,8 @@ impl Gathered {
                 Seen::Unreadable(format!("{}: {reason}", file.path))
             }
             Ok(file) if file.documents.pipelines.is_empty() => {
-                let count = file.documents.problems.len();
-                Seen::Invalid(format!("{} has {count} problems", file.path))
+                let problems = counted(file.documents.problems.len(), "problem", "problems");
+                Seen::Invalid(format!("{} has {problems}", file.path))
             }
             Ok(_) => Seen::Gone,
         };
@@ -227,7 +228,8 @@ impl Gathered {
         let active = open.filter(|run| run.host != Observed::Absent).count();
         let starts = plan.actions.iter().filter(|action| action.starts()).count();
         let owner = self.id.folder.split('/').next().unwrap_or_default();
-        Asks { owner: owner.to_owned(), active, starts }
+        let served = self.runs.iter().filter_map(|run| run.started_at).max();
+        Asks { owner: owner.to_owned(), active, starts, served }
     }
 }
 
