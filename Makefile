@@ -26,10 +26,12 @@ check:
 	cargo clippy --quiet --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --document-private-items
 
-# SIGKILL at every write and at 200 random times; some minutes.
+# SIGKILL at every write and in a thousand rounds of real processes; a thousand simulated rounds of all
+# that can go wrong. An hour or so.
 kill: $(VENV)/.test
 	tests/install $(VENV)
-	KILL_ROUNDS=200 KILL_WRITES=all cargo test --test kill -- --nocapture
+	ROUNDS=1000 cargo test --test sim -- --nocapture
+	KILL_ROUNDS=500 KILL_WRITES=all cargo test --test kill -- --nocapture
 
 # A thousand notebooks in a row, some of which fail, hang, die or are killed; some minutes.
 soak: $(VENV)/.test

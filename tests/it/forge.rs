@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::git::{Git, HELLO, secret};
+use crate::git::{HELLO, secret};
+use crate::repository::Git;
 use crate::support::{Ended, has, wait_for};
 
 #[test]

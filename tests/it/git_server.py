@@ -78,6 +78,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 server.daemon_threads = True
+# Clients that are killed are what tests are about.
+server.handle_error = lambda *_: None
 (folder / "port.new").write_text(str(server.server_port))
 (folder / "port.new").rename(folder / "port")
 server.serve_forever()

@@ -21,6 +21,7 @@ mod ledger;
 mod notebooks;
 mod papermill;
 mod remote;
+mod repository;
 mod runs;
 mod schedules;
 mod source;

@@ -13,6 +13,9 @@
     reason = "a test says what it expects by failing, and shares its support with others"
 )]
 
+#[path = "../it/repository.rs"]
+mod repository;
+mod sources;
 #[path = "../it/support.rs"]
 mod support;
 
@@ -263,6 +266,40 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// Rounds side by side: most of a round is waiting.
+fn side_by_side(rounds: u64, round: impl Fn(u64) + Sync) {
+    let next = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if index >= rounds {
+                        return;
+                    }
+                    round(index);
+                }
+            });
+        }
+    });
+}
+
+fn kill_hosts(place: &Place) {
+    for id in processes_with(&mark(place)) {
+        let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains("internal-host") {
+            let _ = kill_process(Pid::from_raw(id).unwrap(), Signal::KILL);
+        }
+    }
+}
+
+impl Random {
+    fn victim(&mut self) -> Victim {
+        let at = usize::try_from(self.next(3)).unwrap();
+        [Victim::Daemon, Victim::Host, Victim::Both][at]
+    }
+}
+
 /// A daemon that works until it is stopped, a request by hand beside the change, and kills at
 /// random times of random victims.
 #[test]
@@ -274,10 +311,10 @@ fn kills_at_random_times() {
     // A source must have stood still before its change counts; all rounds wait once.
     let settled = std::time::Instant::now() + std::time::Duration::from_secs(31);
     wait_for("the sources to have settled", || std::time::Instant::now() > settled);
-    for (index, place) in places.iter().enumerate() {
-        let mut random = Random(seed.wrapping_add(index as u64));
-        let victim =
-            [Victim::Daemon, Victim::Host, Victim::Both][usize::try_from(random.next(3)).unwrap()];
+    side_by_side(rounds, |index| {
+        let place = &places[usize::try_from(index).unwrap()];
+        let mut random = Random(seed.wrapping_add(index));
+        let victim = random.victim();
         let mut up = place.spawn(&["up", "--poll", "1s"]);
         let asked_at = random.next(3);
         for kill in 0..=random.next(3) {
@@ -286,12 +323,7 @@ fn kills_at_random_times() {
                 place.run(&["run", ".", "--detach"]);
             }
             if victim != Victim::Daemon {
-                for id in processes_with(&mark(place)) {
-                    let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-                    if String::from_utf8_lossy(&line).contains("internal-host") {
-                        let _ = kill_process(Pid::from_raw(id).unwrap(), Signal::KILL);
-                    }
-                }
+                kill_hosts(place);
             }
             if victim != Victim::Host {
                 up.signal(Signal::KILL);
@@ -320,7 +352,8 @@ fn kills_at_random_times() {
         judge(place, runs, victim, &format!("round {index} of seed {seed}"));
         assert!(runs <= 2, "one change and one request at most");
         Ended::from(place.jupyterflow(&["plan", "--check"]).output().unwrap()).expect(0);
-    }
+        let _ = std::fs::remove_dir_all(place.beside(""));
+    });
 }
 
 fn pause(milliseconds: u64) {
