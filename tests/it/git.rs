@@ -3,10 +3,8 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
-
 use crate::repository::Git;
-use crate::support::{Ended, Place, wait_for};
+use crate::support::wait_for;
 
 /// Writes a secret, which only its owner may read.
 pub fn secret(path: PathBuf, text: &str) {

@@ -11,7 +11,7 @@ use crate::support::{Ended, Place, python, wait_for};
 pub struct Git {
     pub place: Place,
     server: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Git {
