@@ -4,6 +4,7 @@
 //! configuration, so that every command and every host sees the same.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::check::{Access, Allowed, HttpChecks};
 use crate::plan::Limits;
 use crate::reconcile::{Memory, Scope, Settle};
 use crate::source::git::{Address, Mirror, Reference, RemoteRepository};
-use crate::source::{DirectorySource, GitSource, Patient, Source};
+use crate::source::{DirectorySource, GitSource, Hints, Patient, Source};
 use crate::spec::{FirstSight, GitSpec, NotebookSource, SourceSpec, read_sources};
 use crate::store::{SqliteStore, StoreError};
 use crate::types::{Digest, Period, counted, slug};
@@ -57,6 +58,8 @@ pub struct Lane {
     pub poll: Period,
     /// Whether it is a repository's.
     pub is_repository: bool,
+    /// Who tells that a look is worth while.
+    pub hints: Option<Arc<Hints>>,
 }
 
 /// How lanes look.
@@ -244,11 +247,12 @@ impl Configuration {
             let (name, root) = (source.qualified(), self.root(source));
             let Some(git) = &source.spec.git else {
                 lanes.push(take(&name).unwrap_or_else(|| {
-                    let folder = DirectorySource::new(&root, Path::new(""), looking.max_points);
+                    let mut folder = DirectorySource::new(&root, Path::new(""), looking.max_points);
+                    let hints = looking.stays.then(|| folder.watch());
                     // Of several volumes one may hang.
                     let shown = root.display().to_string();
                     let patient = Patient::new(Box::new(folder), shown, VOLUME);
-                    lane(name, source, Box::new(patient), looking)
+                    Lane { hints, ..lane(name, source, Box::new(patient), looking) }
                 }));
                 continue;
             };
@@ -283,7 +287,8 @@ fn secrets() -> PathBuf {
 /// The lane of a folder that no configuration names.
 pub fn of_place(place: &Place, looking: Looking) -> Lane {
     let below = Path::new(&place.below);
-    let source = DirectorySource::new(&place.root, below, looking.max_points);
+    let mut source = DirectorySource::new(&place.root, below, looking.max_points);
+    let hints = looking.stays.then(|| source.watch());
     let spec = SourceSpec::default();
     let scope = Scope { below: place.below.clone(), ..scope(LOCAL.into(), &spec, false, looking) };
     Lane {
@@ -295,6 +300,7 @@ pub fn of_place(place: &Place, looking: Looking) -> Lane {
         memory: Memory::default(),
         poll: POLL_FOLDER,
         is_repository: false,
+        hints,
     }
 }
 
@@ -310,6 +316,7 @@ fn lane(name: String, source: &NotebookSource, looks: Box<dyn Source>, looking: 
         memory: Memory::default(),
         poll: spec.poll.unwrap_or(if git { POLL_GIT } else { POLL_FOLDER }),
         is_repository: git,
+        hints: None,
     }
 }
 

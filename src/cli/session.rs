@@ -13,6 +13,7 @@ use super::place::Place;
 use crate::engine::local::LocalEngine;
 use crate::plan::{Observed, Phase, Run};
 use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, World};
+use crate::source::Hints;
 use crate::source::git::{Health, Polled, Poller};
 use crate::store::{FileText, SqliteStore, Store, StoreError, StoredRun};
 use crate::types::{PipelineId, RunName, Timestamp};
@@ -158,6 +159,20 @@ impl Session {
     pub fn answers(&self) -> u64 {
         let polled = self.poller.as_ref().map_or(0, |poller| poller.changes());
         polled + self.lanes.iter().map(|lane| lane.checks.answers()).sum::<u64>()
+    }
+
+    /// Rises whenever a folder tells that a look is worth while.
+    pub fn hints(&self) -> u64 {
+        self.watched().map(|hints| hints.count()).sum()
+    }
+
+    /// Why not all folders are watched.
+    pub fn watch_troubles(&self) -> Vec<String> {
+        self.watched().filter_map(Hints::trouble).collect()
+    }
+
+    fn watched(&self) -> impl Iterator<Item = &Hints> {
+        self.lanes.iter().filter_map(|lane| lane.hints.as_deref())
     }
 
     /// How the repositories do.

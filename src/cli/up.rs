@@ -242,12 +242,14 @@ fn forever(
     let mut told = BTreeSet::new();
     let mut open: BTreeSet<RunName> = BTreeSet::new();
     let mut trouble = None;
+    let mut watched = Vec::new();
     let mut figures = Figures::default();
     let served = args.listen.as_deref().map(|address| listen(address, session)).transpose()?;
     let mut pruned = (None, Instant::now());
     loop {
         in_place(session)?;
         let answers = session.answers();
+        let mut hints = session.hints();
         let begin = Instant::now();
         let passed = pass(session, &mut told, &mut open, &mut pruned, &mut figures);
         if begin.elapsed() > LONG_PASS {
@@ -275,6 +277,13 @@ fn forever(
         if global.verbose > 0 {
             print::talk("looked");
         }
+        let watching = session.watch_troubles();
+        watching.iter().filter(|words| !watched.contains(*words)).for_each(|words| {
+            print::alert(&format!("warning: {words}"));
+        });
+        watched = watching;
+        // Whoever saves all the time has looks at most a tenth of the time.
+        let mut hinted = Instant::now() + REST.max(begin.elapsed() * 10);
         let rest = Instant::now() + REST;
         let own = args.poll.map(Period::duration).or_else(|| session.folder_poll());
         let own = own.unwrap_or(Duration::from_secs(60));
@@ -301,13 +310,18 @@ fn forever(
             if early || next.is_none() && pulse.is_none() && Instant::now() >= due {
                 break;
             }
+            if session.hints() != hints && Instant::now() >= hinted {
+                (hints, due) = (session.hints(), Instant::now());
+            }
             if Instant::now() >= due {
+                let asked = Instant::now();
                 // Where nothing was written to and nothing is at work, a look would show the same.
                 let same = quiet && session.store.open_runs().is_ok_and(|count| count == 0);
                 if Instant::now() >= anyway || !same || session.may_have_changed() {
                     break;
                 }
                 due = Instant::now() + own;
+                hinted = Instant::now() + REST.max(asked.elapsed() * 10);
                 if let Some(served) = &served {
                     served.show(figures.clone(), own * 3 + Duration::from_secs(60));
                 }

@@ -7,6 +7,7 @@
 
 mod inside;
 mod scan;
+mod watch;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{ErrorKind, Read};
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use self::inside::{is_absent, open_inside};
 use self::scan::{Scan, Stamp, is_racy, seconds, stamp_of, stamps};
+pub use self::watch::Hints;
+use self::watch::Watch;
 use super::named::{self, Found, Tree};
 use super::{PipelineFile, Snapshot, Source, SourceError};
 use crate::spec::fingerprint::{InputMatcher, literal_prefix};
@@ -44,6 +47,8 @@ pub struct DirectorySource {
     /// What the file being read names.
     reading: Vec<PathBuf>,
     all_again: Instant,
+    /// Who tells that a look is worth while.
+    watch: Option<Watch>,
 }
 
 struct Known {
@@ -86,7 +91,13 @@ impl DirectorySource {
             files: HashMap::new(),
             reading: Vec::new(),
             all_again: Instant::now() + ALL_AGAIN,
+            watch: None,
         }
+    }
+
+    /// Also watches the folders that its scans find.
+    pub fn watch(&mut self) -> Arc<Hints> {
+        self.watch.get_or_insert_with(Watch::new).hints()
     }
 
     fn relative(&self, path: &Path) -> String {
@@ -342,9 +353,13 @@ impl Source for DirectorySource {
         self.is_there(&start)?;
         if Instant::now() > self.all_again {
             self.all_again = Instant::now() + ALL_AGAIN;
-            (self.scan, self.cache, self.files) = (Scan::default(), HashMap::new(), HashMap::new());
+            self.scan.forget();
+            (self.cache, self.files) = (HashMap::new(), HashMap::new());
         }
         let (found, _) = self.scan.walk(&start);
+        if let Some(watch) = &mut self.watch {
+            watch.cover(self.scan.changes, self.scan.folders());
+        }
         let mut snapshot = Snapshot {
             elsewhere: found.elsewhere.iter().map(|path| self.relative(path)).collect(),
             unreadable: found

@@ -20,7 +20,7 @@ pub mod git;
 pub(crate) mod named;
 mod patient;
 
-pub use directory::DirectorySource;
+pub use directory::{DirectorySource, Hints};
 pub use git::GitSource;
 pub use patient::Patient;
 

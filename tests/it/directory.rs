@@ -23,12 +23,12 @@ fn runs(place: &Place) -> Vec<Value> {
     status["runs"].as_array().cloned().unwrap_or_default()
 }
 
-fn ended(place: &Place, count: usize) -> bool {
+pub fn ended(place: &Place, count: usize) -> bool {
     let runs = runs(place);
     runs.len() == count && runs.iter().all(|run| run["phase"] == "Succeeded")
 }
 
-fn stop(mut up: Running) {
+pub fn stop(mut up: Running) {
     up.signal(rustix::process::Signal::TERM);
     assert_eq!(up.end(), 143);
 }

@@ -27,6 +27,7 @@ mod schedules;
 mod source;
 mod support;
 mod triggers;
+mod volumes;
 
 /// A test file that nobody lists would never run.
 #[test]

@@ -175,9 +175,13 @@ impl Place {
     }
 
     pub fn spawn(&self, args: &[&str]) -> Running {
+        self.spawn_program(env!("CARGO_BIN_EXE_jupyterflow"), args)
+    }
+
+    pub fn spawn_program(&self, program: &str, args: &[&str]) -> Running {
         let log = std::fs::File::create(self.beside("background.log")).unwrap();
-        let mut command = self.jupyterflow(args);
-        command.stdout(log.try_clone().unwrap()).stderr(log);
+        let mut command = self.command(program);
+        command.args(args).stdout(log.try_clone().unwrap()).stderr(log);
         Running { child: command.spawn().unwrap(), log: self.beside("background.log") }
     }
 

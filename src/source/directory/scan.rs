@@ -31,6 +31,8 @@ pub struct Scan {
     folders: HashMap<PathBuf, Folder>,
     /// What the last walk found, while nothing has changed since.
     last: Option<Found>,
+    /// How many walks found something else than the one before.
+    pub changes: u64,
 }
 
 #[derive(Clone, Default)]
@@ -99,6 +101,16 @@ pub fn stamps(paths: &[&Path]) -> Vec<Option<Stamp>> {
 }
 
 impl Scan {
+    /// The folders that the last walk found, those that nobody looks into apart.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> + Clone {
+        self.folders.keys().map(PathBuf::as_path)
+    }
+
+    /// Forgets all folders, so that each is read again.
+    pub fn forget(&mut self) {
+        *self = Self { changes: self.changes, ..Self::default() };
+    }
+
     /// Whether a walk would find something else. Cheaper than a walk.
     pub fn changed(&mut self, start: &Path) -> bool {
         let known: Vec<&Path> = self.folders.keys().map(PathBuf::as_path).collect();
@@ -138,6 +150,7 @@ impl Scan {
             self.folders.insert(path, folder);
         }
         changed |= self.folders.len() != before.len();
+        self.changes += u64::from(changed);
         self.last = Some(found.clone());
         (found, changed)
     }
