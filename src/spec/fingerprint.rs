@@ -87,6 +87,21 @@ impl Fingerprint {
             .collect()
     }
 
+    /// A script or input that held something in an earlier one and is empty now.
+    pub fn emptied_since(&self, old: &Self) -> Option<String> {
+        let nothing = Digest::of_bytes(b"");
+        self.steps
+            .keys()
+            .find_map(|step| {
+                let before: BTreeMap<String, Digest> =
+                    old.files_of_step(step).into_iter().collect();
+                let mut empty =
+                    self.files_of_step(step).into_iter().filter(|(_, now)| *now == nothing);
+                empty.find(|(path, _)| before.get(path).is_some_and(|before| *before != nothing))
+            })
+            .map(|(path, _)| path)
+    }
+
     /// What changed since an earlier one, in words, most telling first.
     pub fn changes_since(&self, old: &Self) -> Vec<String> {
         let mut words = Vec::new();

@@ -18,7 +18,7 @@ fn daemon(place: &Place, spec: &str) -> Running {
     place.spawn(&["up", "--config", "conf/sources.yaml"])
 }
 
-fn runs(place: &Place) -> Vec<Value> {
+pub fn runs(place: &Place) -> Vec<Value> {
     let status = place.document(&["status", "conf"]);
     status["runs"].as_array().cloned().unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! Volumes: events as hints where there are some, and file systems that send none and fail on cue.
 
 use crate::directory::{ended, stop};
-use crate::support::{Place, has, wait_for};
+use crate::support::{Place, can_mount, has, python, wait_for};
 
 fn configure(place: &Place, spec: &str) {
     place.write(
@@ -59,5 +59,120 @@ fn watches_that_run_out_are_told_with_their_cure() {
     // What is not watched is polled.
     place.write("home/p/a.py", "print(2)");
     wait_for("the run of an edit", || ended(&place, 2));
+    stop(up);
+}
+
+/// A folder that is seen through a mount which fails on cue.
+struct Volume {
+    place: Place,
+    server: std::process::Child,
+}
+
+impl Volume {
+    fn new() -> Self {
+        let place = Place::new();
+        for folder in ["real", "home"] {
+            std::fs::create_dir(place.path(folder)).unwrap();
+        }
+        place.write("cue", "ok");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/volume.py");
+        let mut command = place.command(python());
+        command.arg(script).args(["real", "home", "cue"].map(|name| place.path(name)));
+        let log = std::fs::File::create(place.beside("volume.log")).unwrap();
+        let server = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let volume = Self { place, server };
+        let home = volume.place.path("home").display().to_string();
+        wait_for("the mount", || std::fs::read_to_string("/proc/mounts").unwrap().contains(&home));
+        volume
+    }
+
+    fn cue(&self, cue: &str) {
+        self.place.write("cue.new", cue);
+        std::fs::rename(self.place.path("cue.new"), self.place.path("cue")).unwrap();
+    }
+
+    /// What the daemon says of the source or its pipeline; nothing where all is well.
+    fn trouble(&self) -> String {
+        let status = self.place.document(&["status", "conf"]);
+        let words =
+            |one: &serde_json::Value| one["message"].as_str().unwrap_or_default().to_owned();
+        let source = &status["sources"][0];
+        let pipeline = &status["pipelines"][0];
+        let bad = |one: &serde_json::Value| one["ready"] != true;
+        if bad(source) {
+            words(source)
+        } else if bad(pipeline) {
+            words(pipeline)
+        } else {
+            String::new()
+        }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.place.write("cue", "ok");
+        let _ = self.place.command("umount").arg("-l").arg(self.place.path("home")).status();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// Whatever fails, nothing is taken away and nothing runs; what was edited meanwhile runs afterwards.
+#[test]
+fn a_volume_without_events_that_fails_on_cue() {
+    if !can_mount() || !has("/dev/fuse", std::path::Path::new("/dev/fuse").exists()) {
+        return;
+    }
+    let volume = Volume::new();
+    let place = &volume.place;
+    configure(place, "poll: 1s, settle: 0s");
+    let text = place.read("conf/sources.yaml");
+    let other = text.replace("{name: home}", "{name: other}").replace("../home", "../other");
+    place.write("conf/sources.yaml", &format!("{text}---\n{other}"));
+    place.write("other/notes.md", "");
+    place.write("real/p/jupyterflow.yaml", HELLO).write("real/p/a.py", "print(1)");
+    let up = place.spawn(&["up", "--config", "conf/sources.yaml"]);
+    wait_for("the first run", || ended(place, 1));
+    let mut version = 1;
+    for (cue, words) in [
+        ("all 116", "Stale file handle"),
+        ("all 116 jupyterflow.yaml", "Stale file handle"),
+        ("all 5 a.py", "Input/output error"),
+        ("read 5 a.py", "Input/output error"),
+        ("read 5 jupyterflow.yaml", "Input/output error"),
+        ("all 13 p", "Permission denied"),
+        ("zero 0 jupyterflow.yaml", "1 problem"),
+        ("zero 0 a.py", "empty"),
+    ] {
+        volume.cue(cue);
+        let mut seen = String::new();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while !seen.contains(words) {
+            assert!(std::time::Instant::now() < deadline, "{cue}: {seen:?}\n{}", up.log());
+            seen = volume.trouble();
+        }
+        // An edit that nobody can see: the mount sends no event, and cannot be read.
+        version += 1;
+        place.write("real/p/a.py", &format!("print({version})"));
+        assert!(ended(place, version - 1), "{cue}: {:#?}", crate::directory::runs(place));
+        volume.cue("ok");
+        wait_for("the run of what was edited", || ended(place, version));
+        assert_eq!(volume.trouble(), "", "{cue}");
+    }
+    // A mount that hangs stalls itself alone: the daemon says so, and goes on elsewhere.
+    volume.cue("hang");
+    wait_for("the hang to be told", || up.log().contains("answer"));
+    version += 1;
+    place.write("other/a.py", "print(1)");
+    place.write("other/jupyterflow.yaml", &HELLO.replace("hello", "other"));
+    // Whoever asks the mount waits for it, and cannot even end: only the daemon's words tell.
+    wait_for("the run of another source", || {
+        up.log().lines().any(|line| line.starts_with("other-") && line.ends_with("Succeeded"))
+    });
+    version += 1;
+    place.write("real/p/a.py", &format!("print({version})"));
+    volume.cue("ok");
+    wait_for("the run of what was edited", || ended(place, version));
     stop(up);
 }

@@ -60,10 +60,6 @@ impl Gathered {
         let fingerprint = Fingerprint::new(pipeline, &file.files);
         let (still_since, settle) = standing(memory, scope, id, &fingerprint.digest, file, now);
         let broken = file.broken.iter().find(|(path, _)| names_file(pipeline, path));
-        let seen = match broken {
-            Some((path, reason)) => Seen::Unreadable(format!("{path}: {reason}")),
-            None => Seen::Good,
-        };
         let mut ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
         // A place that is new, or whose pipeline went elsewhere before, may take over cursors.
         let may_take = row.is_none() || ledger.moved.is_some();
@@ -74,6 +70,17 @@ impl Gathered {
             ledger = Ledger { orphaned: None, moved: None, ..from.ledger.clone() };
             ledger.change.run = ledger.change.answered_by(from.id);
         }
+        // In a folder a file that is empty all at once may be one that cannot be read.
+        let accepted = ledger.change.accepted.as_deref().filter(|_| commit.is_none());
+        let emptied = accepted.and_then(|old| fingerprint.emptied_since(old));
+        let seen = match (broken, emptied) {
+            (Some((path, reason)), _) => Seen::Unreadable(format!("{path}: {reason}")),
+            (None, Some(path)) => Seen::Unreadable(format!(
+                "{path} is empty, which it was not: what it held before counts; to empty it for \
+                 good, leave a line in it"
+            )),
+            (None, None) => Seen::Good,
+        };
         let changed = ledger
             .change
             .accepted
