@@ -37,7 +37,15 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
+/// What this process holds in memory, in MiB.
+fn resident() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: f64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096.0 / f64::from(1 << 20)
+}
+
 fn scans(count: usize) {
+    let before = resident();
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     folders(&root, count);
@@ -45,6 +53,9 @@ fn scans(count: usize) {
     let begin = Instant::now();
     assert_eq!(source.look(Timestamp::now()).unwrap().files.len(), count);
     let first = begin.elapsed().as_secs_f64() * 1000.0;
+    // As the daemon does after a long pass.
+    jupyterflow::executor::return_free_memory();
+    let memory = resident() - before;
     // Until times tell every further change.
     std::thread::sleep(Duration::from_secs(4));
     source.look(Timestamp::now()).unwrap();
@@ -59,7 +70,8 @@ fn scans(count: usize) {
     let scan = warm(&mut || assert!(!source.may_have_changed()));
     let look = warm(&mut || assert_eq!(source.look(Timestamp::now()).unwrap().files.len(), count));
     println!(
-        "{count} folders: first look {first:.0} ms, warm scan {scan:.1} ms, warm look {look:.1} ms"
+        "{count} folders: first look {first:.0} ms, warm scan {scan:.1} ms, warm look {look:.1} ms, \
+         {memory:.0} MiB"
     );
 }
 

@@ -163,7 +163,7 @@ impl Session {
 
     /// Rises whenever a folder tells that a look is worth while.
     pub fn hints(&self) -> u64 {
-        self.watched().map(|hints| hints.count()).sum()
+        self.watched().map(Hints::count).sum()
     }
 
     /// Why not all folders are watched.

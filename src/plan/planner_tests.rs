@@ -62,7 +62,7 @@ impl World {
             outline: None,
             declared: None,
         };
-        let files: BTreeMap<_, _> = [("f/a.py".to_owned(), file)].into();
+        let files: BTreeMap<_, _> = [("f/a.py".to_owned(), std::sync::Arc::new(file))].into();
         let pipeline = &documents.pipelines[0];
         let fingerprint = Fingerprint::new(pipeline, &files);
         let definition = Definition {

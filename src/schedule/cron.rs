@@ -4,8 +4,9 @@
 //! `*`. In a gap only fixed ones fire, once, right after it; in a fold fixed ones fire once, at
 //! the first pass. The fields themselves are croner's, matched in civil time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use croner::Cron as Pattern;
 use croner::parser::{CronParser, Seconds, Year};
@@ -14,6 +15,9 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, ToSpan};
 
 use crate::types::Timestamp;
+
+/// So many parsed patterns are remembered.
+const REMEMBERED: usize = 256;
 
 /// No clock change anywhere moves by more than this.
 const MARGIN: SignedDuration = SignedDuration::from_hours(26);
@@ -62,8 +66,38 @@ impl fmt::Debug for Zone {
 pub struct Cron {
     line: String,
     zone: Zone,
-    pattern: Pattern,
     fixed: bool,
+}
+
+/// A parsed pattern takes 5 KB, which thousands of schedules do not keep: the patterns that were used
+/// last are remembered, many or few lines as there may be.
+fn pattern(line: &str) -> Result<Arc<Pattern>, String> {
+    static KNOWN: Mutex<BTreeMap<String, Arc<Pattern>>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(pattern) = known.get(line) {
+        return Ok(Arc::clone(pattern));
+    }
+    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+    let words: Vec<&str> = fields(line).split_whitespace().collect();
+    let parsed = parser.parse(&words.join(" ")).map_err(|error| format!("{line:?}: {error}"))?;
+    if known.len() >= REMEMBERED {
+        known.clear();
+    }
+    let parsed = Arc::new(parsed);
+    known.insert(line.to_owned(), Arc::clone(&parsed));
+    Ok(parsed)
+}
+
+/// The five fields of a line.
+fn fields(line: &str) -> &str {
+    match line {
+        "@yearly" | "@annually" => "0 0 1 1 *",
+        "@monthly" => "0 0 1 * *",
+        "@weekly" => "0 0 * * 0",
+        "@daily" | "@midnight" => "0 0 * * *",
+        "@hourly" => "0 * * * *",
+        _ => line,
+    }
 }
 
 impl PartialEq for Cron {
@@ -78,21 +112,13 @@ impl Cron {
     /// # Errors
     /// Says which field is wrong, or that the line never fires.
     pub fn parse(line: &str, zone: Zone) -> Result<Self, String> {
-        let line = line.trim();
-        let fields = match line {
-            "@yearly" | "@annually" => "0 0 1 1 *",
-            "@monthly" => "0 0 1 * *",
-            "@weekly" => "0 0 * * 0",
-            "@daily" | "@midnight" => "0 0 * * *",
-            "@hourly" => "0 * * * *",
-            _ if line.starts_with('@') => {
-                return Err(format!(
-                    "{line:?} is not known: wanted five fields, or @yearly, @monthly, @weekly, \
-                     @daily or @hourly"
-                ));
-            }
-            _ => line,
-        };
+        let fields = fields(line.trim());
+        if fields.starts_with('@') {
+            return Err(format!(
+                "{fields:?} is not known: wanted five fields, or @yearly, @monthly, @weekly, @daily \
+                 or @hourly"
+            ));
+        }
         let parts: Vec<&str> = fields.split_whitespace().collect();
         let [minute, hour, ..] = parts[..] else { return Err(field_count(parts.len())) };
         if parts.len() != 5 {
@@ -101,15 +127,12 @@ impl Cron {
         for (index, part) in parts.iter().enumerate() {
             lint(index, part)?;
         }
-        let parser =
-            CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let pattern =
-            parser.parse(&parts.join(" ")).map_err(|error| format!("{line:?}: {error}"))?;
         let fixed = !minute.starts_with('*') && !hour.starts_with('*');
-        let cron = Self { line: line.to_owned(), zone, pattern, fixed };
+        let cron = Self { line: line.trim().to_owned(), zone, fixed };
+        let pattern = pattern(&cron.line)?;
         // A leap day may be eight years away; what does not fire from here never does.
         let start = jiff::civil::date(2096, 3, 1).at(0, 0, 0, 0);
-        if cron.next_civil(start, true).is_none() {
+        if next_civil(&pattern, start, true).is_none() {
             return Err(format!("{line:?} never fires"));
         }
         Ok(cron)
@@ -127,10 +150,11 @@ impl Cron {
 
     /// The first instant after `after` at which it fires.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
+        let pattern = pattern(&self.line).ok()?;
         let mut civil = self.civil(after.checked_sub(MARGIN).ok()?);
         let mut inclusive = true;
         let mut best: Option<(Timestamp, DateTime)> = None;
-        while let Some(time) = self.next_civil(civil, inclusive) {
+        while let Some(time) = next_civil(&pattern, civil, inclusive) {
             if best.is_some_and(|(_, until)| time > until) {
                 break;
             }
@@ -149,12 +173,14 @@ impl Cron {
     /// first.
     pub fn between(&self, after: Timestamp, until: Timestamp, limit: usize) -> Vec<Timestamp> {
         let mut found = BTreeSet::new();
-        let (Ok(start), Ok(end)) = (after.checked_sub(MARGIN), until.checked_add(MARGIN)) else {
+        let (Ok(start), Ok(end), Ok(pattern)) =
+            (after.checked_sub(MARGIN), until.checked_add(MARGIN), pattern(&self.line))
+        else {
             return Vec::new();
         };
         let (mut civil, end) = (self.civil(start), self.civil(end));
         let mut inclusive = true;
-        while let Some(time) = self.next_civil(civil, inclusive) {
+        while let Some(time) = next_civil(&pattern, civil, inclusive) {
             if time > end {
                 break;
             }
@@ -171,12 +197,6 @@ impl Cron {
 
     fn civil(&self, instant: Timestamp) -> DateTime {
         instant.to_zoned(self.zone.zone.clone()).datetime()
-    }
-
-    /// The next civil time that the fields match: croner in a zone without clock changes.
-    fn next_civil(&self, after: DateTime, inclusive: bool) -> Option<DateTime> {
-        let as_utc = after.to_zoned(TimeZone::UTC).ok()?;
-        self.pattern.find_next_occurrence(&as_utc, inclusive).ok().map(|zoned| zoned.datetime())
     }
 
     /// The instants at which a civil time happens in the zone: none, one or two.
@@ -198,6 +218,12 @@ impl Cron {
             AmbiguousOffset::Gap { .. } => [None, None],
         }
     }
+}
+
+/// The next civil time that the fields match: croner in a zone without clock changes.
+fn next_civil(pattern: &Pattern, after: DateTime, inclusive: bool) -> Option<DateTime> {
+    let as_utc = after.to_zoned(TimeZone::UTC).ok()?;
+    pattern.find_next_occurrence(&as_utc, inclusive).ok().map(|zoned| zoned.datetime())
 }
 
 impl fmt::Display for Cron {

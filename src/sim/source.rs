@@ -103,7 +103,7 @@ impl named::Tree for Reading<'_> {
             let digest = Digest::of_bytes(&bytes);
             Ok(FileState { digest, modified: Some(*written), outline: None, declared: None })
         };
-        Found { written: Some(*written), state: state.map(Some) }
+        Found { written: Some(*written), state: state.map(|state| Some(Arc::new(state))) }
     }
 }
 

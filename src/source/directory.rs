@@ -41,7 +41,7 @@ pub struct DirectorySource {
     below: PathBuf,
     max_points: usize,
     scan: Scan,
-    cache: HashMap<PathBuf, (Stamp, Result<FileState, String>)>,
+    cache: HashMap<PathBuf, (Stamp, Result<Arc<FileState>, String>)>,
     /// Pipeline files as they were last read, with the stamps of all that they name.
     files: HashMap<PathBuf, Known>,
     /// What the file being read names.
@@ -189,6 +189,7 @@ impl DirectorySource {
             } else {
                 read_plain(&mut file, modified)
             };
+            let state = state.map(Arc::new);
             // What was written meanwhile may be half of two contents.
             if file.metadata().is_ok_and(|after| stamp_of(&after) == stamp) {
                 self.cache.insert(path, (stamp, state.clone()));

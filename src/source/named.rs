@@ -3,6 +3,7 @@
 //! Owns which those are and what of each counts. How a tree is read is an adapter's.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::PipelineFile;
 use crate::notebook::diff::Outline;
@@ -31,7 +32,7 @@ pub struct Found {
     /// When it was last written, where that is known.
     pub written: Option<Timestamp>,
     /// None where there is no such file; an error where nobody can tell.
-    pub state: Result<Option<FileState>, String>,
+    pub state: Result<Option<Arc<FileState>>, String>,
 }
 
 /// Folders that are never looked into, by their names.

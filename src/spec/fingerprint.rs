@@ -4,6 +4,7 @@
 //! Owns which facts count as a change and the words for each. File digests come from a source.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
@@ -39,7 +40,7 @@ impl FileState {
 }
 
 /// Files by path, relative to the source's root.
-pub type Files = BTreeMap<String, FileState>;
+pub type Files = BTreeMap<String, Arc<FileState>>;
 
 /// What a pipeline is at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,7 +323,7 @@ fn matching_inputs<'a>(
     let matcher = InputMatcher::new(pipeline, step.inputs());
     files
         .iter()
-        .map(|(path, file)| (path.as_str(), file))
+        .map(|(path, file)| (path.as_str(), file.as_ref()))
         .filter(move |(path, _)| matcher.matches(path))
 }
 
@@ -402,7 +403,8 @@ mod tests {
     fn print(yaml: &str, files: &[(&str, &str)]) -> Fingerprint {
         let documents = parse(yaml, "f/jupyterflow.yaml", "f", 100);
         assert!(documents.problems.is_empty(), "{:?}", documents.problems);
-        let files = files.iter().map(|(path, text)| ((*path).to_owned(), file(text))).collect();
+        let files =
+            files.iter().map(|(path, text)| ((*path).to_owned(), Arc::new(file(text)))).collect();
         Fingerprint::new(&documents.pipelines[0], &files)
     }
 

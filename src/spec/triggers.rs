@@ -93,6 +93,7 @@ impl Triggers {
                 for node in node.get("schedule").map(Node::one_or_many).unwrap_or_default() {
                     triggers.schedules.extend(read_schedule(node, report));
                 }
+                triggers.schedules.shrink_to_fit();
                 triggers.stale = node
                     .get("stale")
                     .and_then(|stale| Some(Stale { max_age: period(stale.get("maxAge"))? }));

@@ -68,6 +68,8 @@ pub fn parse(text: &str, file: &str, folder: &str, max_points: usize) -> Documen
     if report.has_errors() {
         pipelines.clear();
     }
+    // Thousands of them are kept.
+    pipelines.shrink_to_fit();
     let mut problems = report.problems;
     problems.sort_by_key(|problem| (problem.line, problem.column));
     // What stands for all steps is checked with each of them, and said once.

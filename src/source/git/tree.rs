@@ -26,7 +26,7 @@ const MOST_FILES: usize = 2_000_000;
 
 /// What is known of blobs, over many commits.
 #[derive(Default)]
-pub struct Blobs(HashMap<(Oid, bool), (u64, Result<FileState, String>)>, u64);
+pub struct Blobs(HashMap<(Oid, bool), (u64, Result<Arc<FileState>, String>)>, u64);
 
 /// The files of one commit.
 pub struct CommitTree<'a> {
@@ -170,7 +170,7 @@ impl<'a> CommitTree<'a> {
         Err("too many symbolic links".into())
     }
 
-    fn file_state(&mut self, path: &str) -> Result<Option<FileState>, String> {
+    fn file_state(&mut self, path: &str) -> Result<Option<Arc<FileState>>, String> {
         let Some((oid, _)) = self.resolve(path)? else { return Ok(None) };
         let key = (oid, path.ends_with(".ipynb"));
         let round = self.blobs.1;
@@ -185,6 +185,7 @@ impl<'a> CommitTree<'a> {
             let digest = Digest::of_bytes(&bytes);
             Ok(FileState { digest, modified: None, outline: None, declared: None })
         });
+        let state = state.map(Arc::new);
         self.blobs.0.insert(key, (round, state.clone()));
         state.map(Some)
     }
