@@ -21,6 +21,7 @@ mod graph;
 mod init;
 mod internal;
 mod lanes;
+mod log;
 mod notebook;
 mod place;
 mod plan;

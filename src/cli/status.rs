@@ -11,7 +11,7 @@ use super::print;
 use super::run::pause;
 use super::session::Session;
 use super::signals::Signals;
-use crate::plan::{Action, NotDone, Reason, Run};
+use crate::plan::{Action, NotDone, Phase, Reason, Run};
 use crate::reconcile::{Look, Seeing, SourceSeen};
 use crate::spec::Severity;
 use crate::store::Store;
@@ -197,12 +197,22 @@ fn pipeline_status(
             .iter()
             .find(|one| !quiet.contains(&one.reason))
             .map(|one| format!("{}: {}", one.reason, one.message))
-            .or_else(|| due(TriggerKind::Change)),
+            .or_else(|| due(TriggerKind::Change))
+            .or_else(|| last_failure(runs, now)),
         suspended,
         last_run: newest(None).map(|run| run.name.clone()),
         next_run: next_run.filter(|_| !suspended),
         triggers,
     }
+}
+
+/// The newest run's failure with its age, where it failed.
+fn last_failure(runs: &[Run], now: Timestamp) -> Option<String> {
+    let ended = runs.iter().filter(|run| run.phase.is_ended() && run.phase != Phase::Skipped);
+    let last = ended.max_by_key(|run| run.finished_at).filter(|run| run.phase == Phase::Failed)?;
+    let age = took(last.finished_at, Some(now)).unwrap_or_default();
+    let why = last.message.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+    Some(format!("run {} failed {age} ago{why}", last.name))
 }
 
 /// Where a trigger stands for which something is not done.

@@ -1,6 +1,8 @@
 //! `up`: reconcile until stopped, or one pass with its runs to their end.
 //!
-//! Owns waiting and telling. What a pass does is the loop's.
+//! Owns waiting. What a pass does is the loop's.
+
+mod tell;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,11 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
+use tracing::{error, info, warn};
 
 use super::error::{CliError, Code};
 use super::follow::{Follower, summary};
 use super::global::Global;
 use super::lanes::Configuration;
+use super::log::{self, LogFormat};
 use super::plan::problems_code;
 use super::print::{self, Format};
 use super::prune;
@@ -21,8 +25,8 @@ use super::session::{LocalEngineOptions, Session};
 use super::signals::Signals;
 use super::status;
 use crate::engine::Engine;
-use crate::plan::{Action, Observed, Phase, Plan, Reason, Run};
-use crate::reconcile::{Applied, Look, Seeing, SourceSeen};
+use crate::plan::{Observed, Phase, Plan, Reason, Run};
+use crate::reconcile::{Look, Seeing, SourceSeen};
 use crate::spec::Pipeline;
 use crate::store::{Store, lease};
 use crate::types::{Period, RunName, Timestamp};
@@ -61,11 +65,15 @@ pub struct Args {
     /// Serve `/metrics`, `/healthz`, `/readyz` and the webhooks of sources
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// How the log on stderr is written
+    #[arg(long, env = "JUPYTERFLOW_LOG", value_enum, value_name = "FORM", default_value_t)]
+    log: LogFormat,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let engine = global.engine()?;
+    log::set_up(args.log, global.quiet);
     if args.poll.is_some_and(|poll| poll.seconds() == 0) {
         return Err(CliError::usage("--poll 0s would never rest").hint("the least is 1s"));
     }
@@ -81,9 +89,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     }
     session.keep_configuration()?;
     let signals = Signals::listen()?;
-    print::talk(&format!("{engine}; state in {}", session.place.state.display()));
+    info!("{engine}; state in {}", session.place.state.display());
     let code = if args.once {
-        once(global, &mut session, &signals)
+        once(args, global, &mut session, &signals)
     } else {
         session.stay();
         forever(args, global, &mut session, &signals)
@@ -141,10 +149,15 @@ fn only_one(state: &Path) -> Result<std::fs::File, CliError> {
 }
 
 /// One pass; the runs that it claims or starts again are followed to their end.
-fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Code, CliError> {
+fn once(
+    args: &Args,
+    global: &Global,
+    session: &mut Session,
+    signals: &Signals,
+) -> Result<Code, CliError> {
     let failed = session.poll_all();
     for (name, error) in &failed {
-        print::alert(&format!("warning: source {name}: {error}"));
+        warn!(source = %name, "warning: source {name}: {error}");
     }
     let look = session.look_twice(Timestamp::now)?;
     let mut code = problems_code(&look.plan.problems);
@@ -154,9 +167,9 @@ fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Cod
     if look.plan.not_done().any(|not_done| not_done.reason == Reason::SourceUnreadable) {
         code = code.worse(Code::Unreachable);
     }
-    tell_plan(&look, &mut BTreeSet::new());
+    tell::plan(&look, &mut BTreeSet::new(), args.log);
     let applied = session.apply(&look, Timestamp::now())?;
-    code = code.worse(tell_applied(&applied));
+    code = code.worse(tell::applied(&applied));
     let pipelines = look.plan.actions().filter(|(_, action)| action.run().is_some());
     let pipelines: BTreeSet<_> = pipelines.map(|(id, _)| id.clone()).collect();
     let wanted = look.plan.actions().filter_map(|(_, action)| action.run().cloned());
@@ -169,7 +182,7 @@ fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Cod
         for id in &pipelines {
             let next = session.start_next(id)?;
             moving |= !next.started.is_empty();
-            code = code.worse(tell_applied(&next));
+            code = code.worse(tell::applied(&next));
         }
         for name in &open {
             moving |= session.engine.observe(name) != Observed::Absent
@@ -190,7 +203,7 @@ fn once(global: &Global, session: &mut Session, signals: &Signals) -> Result<Cod
             open = still;
             if let Some(number) = signals.received() {
                 follower.clear();
-                print::talk("the runs go on; `jupyterflow status` shows them");
+                info!("the runs go on; `jupyterflow status` shows them");
                 return Ok(Code::Signal(number));
             }
             pause(30);
@@ -251,7 +264,7 @@ fn forever(
         let answers = session.answers();
         let mut hints = session.hints();
         let begin = Instant::now();
-        let passed = pass(session, &mut told, &mut open, &mut pruned, &mut figures);
+        let passed = pass(session, args.log, &mut told, &mut open, &mut pruned, &mut figures);
         if begin.elapsed() > LONG_PASS {
             crate::executor::return_free_memory();
         }
@@ -268,18 +281,18 @@ fn forever(
             Err(error) => {
                 let words = error.to_string();
                 if trouble.as_ref() != Some(&words) {
-                    print::alert(&words);
+                    error!("{words}");
                 }
                 trouble = Some(words);
                 Passed::default()
             }
         };
         if global.verbose > 0 {
-            print::talk("looked");
+            info!("looked");
         }
         let watching = session.watch_troubles();
         watching.iter().filter(|words| !watched.contains(*words)).for_each(|words| {
-            print::alert(&format!("warning: {words}"));
+            warn!("warning: {words}");
         });
         watched = watching;
         // Whoever saves all the time has looks at most a tenth of the time.
@@ -298,7 +311,7 @@ fn forever(
         due = due.min(anyway);
         loop {
             if let Some(number) = signals.received() {
-                print::talk("stopped; runs go on, and the next `up` finds them");
+                info!("stopped; runs go on, and the next `up` finds them");
                 return Ok(Code::Signal(number));
             }
             let tick = next.is_some_and(|next| next <= Timestamp::now());
@@ -353,6 +366,7 @@ struct Passed {
 /// One pass.
 fn pass(
     session: &mut Session,
+    log: LogFormat,
     told: &mut BTreeSet<String>,
     open: &mut BTreeSet<RunName>,
     pruned: &mut (Option<i64>, Instant),
@@ -364,12 +378,12 @@ fn pass(
     let pulse = session.store.pulse()?;
     let now = Timestamp::now();
     let look = session.look(now)?;
-    tell_plan(&look, told);
+    tell::plan(&look, told, log);
     let applied = session.apply(&look, now)?;
-    tell_applied(&applied);
+    tell::applied(&applied);
     figures.started += applied.started.len() as u64;
     open.extend(applied.started.into_iter().map(|run| run.name));
-    for phase in tell_ends(session, open)? {
+    for phase in tell::ends(session, open)? {
         count(&mut figures.ended, phase.word());
     }
     take_figures(session, &look, figures)?;
@@ -382,7 +396,7 @@ fn pass(
     if changed || at.elapsed() > PRUNE {
         *pruned = (Some(pulse), Instant::now());
         if let Err(error) = prune::prune(session, &look) {
-            print::alert(&error.to_string());
+            error!("{error}");
         }
     }
     // Only what others wrote in the meantime wakes the next pass.
@@ -424,62 +438,14 @@ fn next_instant(look: &Look, now: Timestamp) -> Option<Timestamp> {
     ticks.chain(until).filter(|at| *at > now).min()
 }
 
-/// Says what is new in a plan: each action, and each reason once.
-fn tell_plan(look: &Look, told: &mut BTreeSet<String>) {
-    let plan = &look.plan;
-    let mut still = BTreeSet::new();
-    for seen in &look.sources {
-        if let Some(message) = &seen.message {
-            let key = format!("source {}: {message}", seen.name);
-            if !told.contains(&key) {
-                print::talk(&key);
-            }
-            still.insert(key);
-        }
-    }
-    for problem in &plan.problems {
-        if !told.contains(&problem.to_string()) {
-            print::problem(problem);
-        }
-        still.insert(problem.to_string());
-    }
-    for (id, action) in plan.actions() {
-        let run = action.run().map(|run| format!(" {run}")).unwrap_or_default();
-        if !matches!(action, Action::Record { .. }) || told.is_empty() {
-            print::talk(&format!("{} {id}{run}: {}", action.word(), action.reason()));
-        }
-    }
-    for not_done in plan.not_done() {
-        let key = format!("{}: {}: {}", not_done.pipeline, not_done.reason, not_done.message);
-        if !told.contains(&key) && not_done.reason != Reason::UpToDate {
-            print::talk(&not_done.to_string());
-        }
-        still.insert(key);
-    }
-    *told = still;
-}
-
-fn tell_applied(applied: &Applied) -> Code {
-    let mut code = Code::Done;
-    for error in &applied.failed {
-        print::alert(&format!("error: {error}"));
-        code = code.worse(Code::Unreachable);
-    }
-    for error in &applied.refused {
-        print::alert(&format!("error: {error}"));
-        code = code.worse(Code::Usage);
-    }
-    code
-}
-
 /// Listens, and lets webhooks bring polls forward.
 fn listen(address: &str, session: &Session) -> Result<Arc<Served>, CliError> {
     let configuration = session.configuration.as_ref();
     let (hooks, lacking) = configuration.map(Configuration::hooks).unwrap_or_default();
     for source in lacking {
-        print::alert(&format!(
+        warn!(
             "warning: source {source}: the secret of its webhook is not there, or others may read it"
-        ));
+        );
     }
     let paths: Vec<String> = hooks
         .iter()
@@ -493,8 +459,8 @@ fn listen(address: &str, session: &Session) -> Result<Arc<Served>, CliError> {
     });
     let bound = crate::web::serve(address, Arc::clone(&served))
         .map_err(|error| CliError::usage(format!("failed to listen on {address}: {error}")))?;
-    print::talk(&format!("listening on http://{bound}"));
-    paths.iter().for_each(|path| print::talk(path));
+    info!("listening on http://{bound}");
+    paths.iter().for_each(|path| info!("{path}"));
     Ok(served)
 }
 
@@ -525,22 +491,4 @@ fn take_figures(session: &Session, look: &Look, figures: &mut Figures) -> Result
     };
     figures.sources = look.sources.iter().map(source).collect();
     Ok(())
-}
-
-/// Says which of the runs that were started have ended, and how.
-fn tell_ends(session: &Session, open: &mut BTreeSet<RunName>) -> Result<Vec<Phase>, CliError> {
-    let mut ended = Vec::new();
-    for name in open.clone() {
-        match session.run(&name)? {
-            Some(run) if !run.phase.is_ended() => continue,
-            Some(run) => {
-                let message = run.message.map(|words| format!(": {words}")).unwrap_or_default();
-                print::talk(&format!("{name} {}{message}", print::phase(run.phase)));
-                ended.push(run.phase);
-            }
-            None => {}
-        }
-        open.remove(&name);
-    }
-    Ok(ended)
 }

@@ -3,8 +3,10 @@
 //! Owns waiting for an answer, and giving up. While a question hangs no other is asked; what it brings
 //! in the end is the next answer.
 
+#![expect(clippy::disallowed_methods, reason = "says since when a source hangs")]
+
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{PipelineFile, Snapshot, Source, SourceError};
 use crate::spec::Pipeline;
@@ -16,7 +18,7 @@ type Work = Box<dyn FnOnce(&mut dyn Source) + Send>;
 pub struct Patient {
     work: Sender<Work>,
     /// Since when a question hangs, and what tells that it does so no more.
-    hanging: Option<(Instant, Receiver<()>)>,
+    hanging: Option<(Timestamp, Receiver<()>)>,
     root: String,
     patience: Duration,
 }
@@ -41,8 +43,7 @@ impl Patient {
         if let Some((since, over)) = &self.hanging {
             match over.recv_timeout(Duration::ZERO) {
                 Err(RecvTimeoutError::Timeout) => {
-                    let seconds = since.elapsed().as_secs();
-                    return Err(failed(format!("it has not answered for {seconds} s")));
+                    return Err(failed(format!("it has not answered since {since:.0}")));
                 }
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => self.hanging = None,
             }
@@ -60,7 +61,7 @@ impl Patient {
             Ok(answer) => Ok(answer),
             Err(RecvTimeoutError::Timeout) => {
                 let seconds = self.patience.as_secs();
-                self.hanging = Some((Instant::now(), ends));
+                self.hanging = Some((Timestamp::now(), ends));
                 Err(failed(format!("it did not answer within {seconds} s")))
             }
             Err(RecvTimeoutError::Disconnected) => {
@@ -96,6 +97,8 @@ impl Source for Patient {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     /// A source that answers when it is let.
@@ -123,7 +126,7 @@ mod tests {
         let mut source = Patient::new(Box::new(Slow(waits)), "/mnt".into(), patience);
         let look = |source: &mut Patient| source.look(Timestamp::MIN).map_err(|e| e.to_string());
         assert!(look(&mut source).unwrap_err().contains("did not answer"));
-        assert!(look(&mut source).unwrap_err().contains("has not answered for"));
+        assert!(look(&mut source).unwrap_err().contains("has not answered since"));
         assert!(source.may_have_changed(), "in doubt it may");
         let_it.send(()).unwrap();
         let_it.send(()).unwrap();

@@ -3,6 +3,7 @@
 //! Owns the routes and their limits. It is told what to show and whom to call; it decides nothing, and
 //! believes nothing of what a request says.
 
+mod connections;
 mod hooks;
 mod metrics;
 
@@ -17,6 +18,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
+use self::connections::Limited;
 pub use self::hooks::{Hook, id};
 pub use self::metrics::{Figures, SourceFigures};
 
@@ -73,7 +75,7 @@ pub fn serve(address: &str, served: Arc<Served>) -> std::io::Result<SocketAddr> 
                 .route("/hooks/{id}", post(hook))
                 .with_state(served);
             // It ends with the process.
-            let _ = axum::serve(listener, router).await;
+            let _ = axum::serve(Limited::new(listener), router).await;
         });
     })?;
     Ok(bound)

@@ -24,6 +24,7 @@ mod remote;
 mod repository;
 mod runs;
 mod schedules;
+mod served;
 mod source;
 mod support;
 mod triggers;

@@ -26,7 +26,16 @@ const MOST_FILES: usize = 2_000_000;
 
 /// What is known of blobs, over many commits.
 #[derive(Default)]
-pub struct Blobs(HashMap<(Oid, bool), (u64, Result<Arc<FileState>, String>)>, u64);
+pub struct Blobs {
+    known: HashMap<(Oid, bool), Blob>,
+    round: u64,
+}
+
+/// A blob as a file, and the round in which it was wanted last.
+struct Blob {
+    wanted: u64,
+    state: Result<Arc<FileState>, String>,
+}
 
 /// The files of one commit.
 pub struct CommitTree<'a> {
@@ -68,7 +77,7 @@ impl<'a> CommitTree<'a> {
                 return Err(git2::Error::from_str("the commit has too many files"));
             }
         }
-        blobs.1 += 1;
+        blobs.round += 1;
         Ok(Self { repository, blobs, files, submodules })
     }
 
@@ -173,10 +182,10 @@ impl<'a> CommitTree<'a> {
     fn file_state(&mut self, path: &str) -> Result<Option<Arc<FileState>>, String> {
         let Some((oid, _)) = self.resolve(path)? else { return Ok(None) };
         let key = (oid, path.ends_with(".ipynb"));
-        let round = self.blobs.1;
-        if let Some((used, state)) = self.blobs.0.get_mut(&key) {
-            *used = round;
-            return state.clone().map(Some);
+        let round = self.blobs.round;
+        if let Some(blob) = self.blobs.known.get_mut(&key) {
+            blob.wanted = round;
+            return blob.state.clone().map(Some);
         }
         let state = self.content(path).and_then(|bytes| {
             if key.1 {
@@ -186,14 +195,14 @@ impl<'a> CommitTree<'a> {
             Ok(FileState { digest, modified: None, outline: None, declared: None })
         });
         let state = state.map(Arc::new);
-        self.blobs.0.insert(key, (round, state.clone()));
+        self.blobs.known.insert(key, Blob { wanted: round, state: state.clone() });
         state.map(Some)
     }
 
     /// Forgets blobs that no commit had for a while.
     fn forget(&mut self) {
-        let round = self.blobs.1;
-        self.blobs.0.retain(|_, (used, _)| *used + 10 >= round);
+        let round = self.blobs.round;
+        self.blobs.known.retain(|_, blob| blob.wanted + 10 >= round);
     }
 }
 
