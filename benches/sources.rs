@@ -89,6 +89,7 @@ fn polls(seconds: u64) {
                 address: Address::Path(bare.clone()),
                 reference: Reference::Default,
                 credentials: None,
+                require_signed: false,
             },
             folder: folder.path().join(format!("m{number}")),
         })

@@ -140,8 +140,12 @@ impl Configuration {
             if let Err(error) = Address::parse(&git.url) {
                 return refuse(error.to_string());
             }
-            if git.require_signed {
-                return refuse("`requireSigned` is not executed yet by this version".into());
+            if git.require_signed && git.credentials.is_none() {
+                return refuse(
+                    "`requireSigned` needs `credentials` whose secret holds `allowed_signers` or \
+                     `keyring.gpg`: the keys of those who may sign"
+                        .into(),
+                );
             }
         }
         if spec.webhook.is_some() && spec.git.is_none() {
@@ -208,11 +212,15 @@ impl Configuration {
             (_, _, Some(pattern)) => Reference::Pattern(globset::Glob::new(pattern).ok()?),
             _ => Reference::Default,
         };
-        // Another repository under the same name has another mirror.
-        let hash = Digest::of_bytes(format!("{name}\n{address}\n{reference}").as_bytes());
+        // Another repository under the same name has another mirror, and so has one whose commits
+        // nobody vouched for.
+        let signed = if git.require_signed { "\nsigned" } else { "" };
+        let identity = format!("{name}\n{address}\n{reference}{signed}");
+        let hash = Digest::of_bytes(identity.as_bytes());
         let folder = format!("{}-{}", slug(name, 40), &hash.hex()[..8]);
         let credentials = git.credentials.as_ref().map(|one| secrets().join(&one.secret));
-        let repository = RemoteRepository { address, reference, credentials };
+        let require_signed = git.require_signed;
+        let repository = RemoteRepository { address, reference, credentials, require_signed };
         Some(Mirror { repository, folder: state.join("git").join(folder) })
     }
 

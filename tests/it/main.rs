@@ -25,6 +25,7 @@ mod repository;
 mod runs;
 mod schedules;
 mod served;
+mod signed;
 mod source;
 mod support;
 mod triggers;

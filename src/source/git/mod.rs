@@ -10,6 +10,7 @@ mod export;
 mod known_hosts;
 mod poller;
 mod remote;
+mod signature;
 mod tips;
 mod tree;
 
@@ -24,7 +25,7 @@ pub use self::address::{Address, InvalidAddress, Reference};
 pub use self::export::export;
 pub use self::poller::{Health, Polled, Poller};
 pub use self::remote::{GitError, RemoteRepository};
-use self::tips::Tips;
+use self::tips::{Tip, Tips};
 use self::tree::{Blobs, CommitTree};
 use super::named;
 use super::{PipelineFile, Snapshot, Source, SourceError};
@@ -71,7 +72,21 @@ impl Mirror {
         let found = remote::poll(&self.repository, &self.folder.join("objects.git"))?;
         let before = self.known();
         let mut known = Known::default();
+        let mut refused = Vec::new();
         for (branch, tip) in found {
+            // A branch whose commit nobody vouches for shows what it did; others go on.
+            if self.repository.require_signed
+                && let Err(why) = self.vouch(&tip)
+            {
+                refused.push(format!("{branch}: {why}"));
+                known.branches.extend(
+                    before
+                        .branches
+                        .get_key_value(&branch)
+                        .map(|(name, tips)| (name.clone(), tips.clone())),
+                );
+                continue;
+            }
             let mut tips = before.branches.get(&branch).cloned().unwrap_or_default();
             tips.observe(tip, patience, now);
             known.branches.insert(branch, tips);
@@ -83,7 +98,16 @@ impl Mirror {
             file.write_all(text.as_bytes()).map_err(failed)?;
             file.persist(self.folder.join("tips.json")).map_err(|error| failed(error.error))?;
         }
-        Ok(known)
+        if refused.is_empty() { Ok(known) } else { Err(GitError(refused.join("; "))) }
+    }
+
+    /// Says that somebody signed a commit whom the source knows.
+    fn vouch(&self, tip: &Tip) -> Result<(), String> {
+        let words = |error: git2::Error| error.message().to_owned();
+        let keys = self.repository.credentials.as_ref();
+        let keys = keys.ok_or("the source names no secret with the keys of those who may sign")?;
+        let repository = remote::open(&self.objects()).map_err(words)?;
+        signature::verify(&repository, git2::Oid::from_str(&tip.commit).map_err(words)?, keys)
     }
 
     /// What the last poll found.

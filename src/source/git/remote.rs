@@ -35,8 +35,10 @@ pub struct RemoteRepository {
     pub address: Address,
     /// Which branches.
     pub reference: Reference,
-    /// The folder with credentials.
+    /// The folder with credentials, and with the keys of those who may sign.
     pub credentials: Option<PathBuf>,
+    /// Whether somebody whom it knows must have signed a commit.
+    pub require_signed: bool,
 }
 
 /// Why a repository could not be asked or fetched.
