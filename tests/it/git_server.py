@@ -1,15 +1,18 @@
 """git's own http-backend behind a small web server, which can also hang, fail and ask for a password.
 
-    git_server.py FOLDER    serves FOLDER/repos; FOLDER/mode says how; writes FOLDER/port
+    git_server.py FOLDER    serves FOLDER/repos; FOLDER/mode says how; writes FOLDER/port; with FOLDER/server.pem, a key
+                            and its certificate, by https
 """
 
 import base64
 import http.server
 import os
 import pathlib
+import ssl
 import subprocess
 import sys
 import threading
+import time
 
 folder = pathlib.Path(sys.argv[1])
 
@@ -61,6 +64,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         done = subprocess.run(["git", "http-backend"], env=env, input=body, capture_output=True)
         head, _, content = done.stdout.partition(b"\r\n\r\n")
         headers = [line.split(": ", 1) for line in head.decode().split("\r\n")]
+        if mode == "old":
+            # A server that does not know what shallow is; the length of its lines stays.
+            content = content.replace(b" shallow ", b" sha11ow ")
+        if mode == "lie" and self.command == "POST" and (at := content.find(b"PACK")) >= 0:
+            middle = (at + len(content)) // 2
+            content = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
         status = next((value for name, value in headers if name == "Status"), "200 OK")
         self.send_response(int(status.split()[0]))
         for name, value in headers:
@@ -68,7 +77,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        pieces = max(1, len(content) // 20) if mode == "slow" else max(1, len(content))
+        for start in range(0, len(content), pieces):
+            self.wfile.write(content[start : start + pieces])
+            time.sleep(0.05 if mode == "slow" else 0)
 
     do_GET = do_POST = answer
 
@@ -80,6 +92,10 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 server.daemon_threads = True
 # Clients that are killed are what tests are about.
 server.handle_error = lambda *_: None
+if (folder / "server.pem").exists():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
 (folder / "port.new").write_text(str(server.server_port))
 (folder / "port.new").rename(folder / "port")
 server.serve_forever()

@@ -16,6 +16,7 @@ mod faults;
 mod file;
 mod forge;
 mod git;
+mod git_faults;
 mod kernels;
 mod ledger;
 mod notebooks;

@@ -16,7 +16,11 @@ pub struct Git {
 
 impl Git {
     pub fn new() -> Self {
-        let mut place = Place::new();
+        Self::at(Place::new())
+    }
+
+    /// In a place that may hold a certificate for the server already.
+    pub fn at(mut place: Place) -> Self {
         let served = place.beside("served");
         std::fs::create_dir_all(served.join("repos")).unwrap();
         for (name, value) in [
@@ -90,7 +94,9 @@ impl Git {
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/team.git", self.port)
+        let secure = self.place.beside("served/server.pem").exists();
+        let scheme = if secure { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}/team.git", self.port)
     }
 
     /// A configuration with this repository, and whatever else.

@@ -32,6 +32,9 @@ use super::{PipelineFile, Snapshot, Source, SourceError};
 use crate::spec::Pipeline;
 use crate::types::{Digest, Period, Timestamp};
 
+/// The file that tells the next poll to make the mirror anew.
+const DAMAGED: &str = "damaged";
+
 /// A repository on this machine or elsewhere, with its mirror.
 #[derive(Clone, Debug)]
 pub struct Mirror {
@@ -69,7 +72,7 @@ impl Mirror {
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
         let lock = std::fs::File::create(self.folder.join("lock")).map_err(failed)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
-        let found = remote::poll(&self.repository, &self.folder.join("objects.git"))?;
+        let found = self.fetch()?;
         let before = self.known();
         let mut known = Known::default();
         let mut refused = Vec::new();
@@ -99,6 +102,29 @@ impl Mirror {
             file.persist(self.folder.join("tips.json")).map_err(|error| failed(error.error))?;
         }
         if refused.is_empty() { Ok(known) } else { Err(GitError(refused.join("; "))) }
+    }
+
+    /// Asks, and fetches what is new: into a mirror beside the old one where that is damaged.
+    fn fetch(&self) -> Result<Vec<remote::Branch>, GitError> {
+        let (objects, damaged) = (self.folder.join("objects.git"), self.folder.join(DAMAGED));
+        if !damaged.exists() {
+            let found = remote::poll(&self.repository, &objects);
+            if found.is_err() && objects.exists() && !remote::is_sound(&objects) {
+                let _ = std::fs::write(&damaged, "");
+            }
+            return found;
+        }
+        let failed = |error: std::io::Error| GitError(format!("{}: {error}", objects.display()));
+        let (new, old) = (self.folder.join("new.git"), self.folder.join("old.git"));
+        for leftover in [&new, &old] {
+            let _ = std::fs::remove_dir_all(leftover);
+        }
+        let found = remote::poll(&self.repository, &new)?;
+        let _ = std::fs::rename(&objects, &old);
+        std::fs::rename(&new, &objects).map_err(failed)?;
+        let _ = std::fs::remove_dir_all(&old);
+        std::fs::remove_file(&damaged).map_err(failed)?;
+        Ok(found)
     }
 
     /// Says that somebody signed a commit whom the source knows.
@@ -137,6 +163,8 @@ pub fn content(objects: &Path, commit: &str, path: &str) -> Result<Vec<u8>, Stri
 /// A commit as a source, with the results of its runs beside.
 pub struct GitSource {
     objects: PathBuf,
+    /// What tells the next poll that the mirror is damaged; none where the repository is read in place.
+    damaged: Option<PathBuf>,
     results: PathBuf,
     shown: String,
     commit: Option<String>,
@@ -151,6 +179,10 @@ impl GitSource {
     pub fn new(mirror: &Mirror, results: &Path, commit: Option<String>, max_points: usize) -> Self {
         Self {
             objects: mirror.objects(),
+            damaged: match &mirror.repository.address {
+                Address::Path(_) => None,
+                Address::Url { .. } => Some(mirror.folder.join(DAMAGED)),
+            },
             results: results.to_owned(),
             shown: mirror.repository.address.to_string(),
             commit,
@@ -168,10 +200,18 @@ impl GitSource {
         let Some(commit) = &self.commit else {
             return Err(failed("nothing was fetched from it yet".into()));
         };
-        let words = |error: git2::Error| failed(error.message().to_owned());
-        let repository = remote::open(&self.objects).map_err(words)?;
-        let tree = CommitTree::new(&repository, &mut self.blobs, commit).map_err(words)?;
-        Ok(work(tree, commit))
+        self.blobs.damaged.set(false);
+        let worked = remote::open(&self.objects).and_then(|repository| {
+            let tree = CommitTree::new(&repository, &mut self.blobs, commit)?;
+            Ok(work(tree, commit))
+        });
+        if let Some(mark) =
+            self.damaged.as_ref().filter(|_| worked.is_err() || self.blobs.damaged.get())
+        {
+            // It is only a cache: the next poll makes it anew.
+            let _ = std::fs::write(mark, "");
+        }
+        worked.map_err(|error| failed(format!("its objects cannot be read: {}", error.message())))
     }
 }
 
@@ -182,7 +222,7 @@ impl Source for GitSource {
         }
         let max_points = self.max_points;
         let snapshot = self.with_tree(|tree, commit| tree.snapshot(commit, max_points, now))?;
-        self.last = Some(snapshot.clone());
+        self.last = Some(snapshot.clone()).filter(|_| !self.blobs.damaged.get());
         Ok(snapshot)
     }
 

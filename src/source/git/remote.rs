@@ -80,6 +80,12 @@ pub fn open(path: &Path) -> Result<Repository, git2::Error> {
     Repository::open_bare(path)
 }
 
+/// Whether a mirror's own references can be read.
+pub fn is_sound(mirror: &Path) -> bool {
+    let all = |repository: &Repository| Ok(repository.references()?.all(|one| one.is_ok()));
+    open(mirror).and_then(|repository| all(&repository)).unwrap_or(false)
+}
+
 /// Asks which commits the wanted branches name, and fetches into the mirror those that it lacks.
 ///
 /// # Errors
@@ -366,12 +372,13 @@ impl Access {
 
     /// An error in words, without what nobody should see.
     fn explain(&self, error: &git2::Error) -> GitError {
-        let words = match (&self.refusal, error.code(), error.class()) {
-            (Some(refusal), _, _) => refusal.clone(),
-            (None, ErrorCode::Timeout, _) => "the server does not answer".into(),
-            (None, ErrorCode::Certificate, ErrorClass::Ssl) => {
-                format!("its certificate is not trusted: {}", error.message())
-            }
+        let words = match (&self.refusal, error.code()) {
+            (Some(refusal), _) => refusal.clone(),
+            (None, ErrorCode::Timeout) => "the server does not answer".into(),
+            (None, _) if error.message().contains("certificate") => format!(
+                "its certificate is not trusted ({}); own authorities go into $SSL_CERT_FILE",
+                error.message()
+            ),
             _ => error.message().to_owned(),
         };
         GitError(words)

@@ -2,6 +2,7 @@
 //!
 //! Owns what of a commit counts as a file. Blobs are read once, by their id, whatever commits have them.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ const MOST_FILES: usize = 2_000_000;
 pub struct Blobs {
     known: HashMap<(Oid, bool), Blob>,
     round: u64,
+    /// Whether the repository lacked what it should have.
+    pub damaged: Cell<bool>,
 }
 
 /// A blob as a file, and the round in which it was wanted last.
@@ -111,11 +114,15 @@ impl<'a> CommitTree<'a> {
         let path = file.path.clone();
         let size = self.resolve(&path).and_then(|found| {
             let (oid, _) = found.ok_or("it is not there")?;
-            let odb = self.repository.odb().map_err(|error| error.message().to_owned())?;
-            odb.read_header(oid).map(|header| header.0).map_err(|error| error.message().to_owned())
+            let odb = self.repository.odb().map_err(|error| self.damage(&error))?;
+            odb.read_header(oid).map(|header| header.0).map_err(|error| self.damage(&error))
         });
         let size = match size {
             Ok(size) => size,
+            Err(reason) if self.blobs.damaged.get() => {
+                file.broken.push((path, reason));
+                return;
+            }
             Err(reason) => {
                 file.documents.problems.push(Problem::of_file(&path, &reason));
                 return;
@@ -139,15 +146,21 @@ impl<'a> CommitTree<'a> {
         }
     }
 
+    /// What the repository lacks that the commit has: the mirror is damaged, whatever else it says.
+    fn damage(&self, error: &git2::Error) -> String {
+        self.blobs.damaged.set(true);
+        format!("its objects cannot be read: {}", error.message())
+    }
+
     /// The whole content of a file.
     pub fn content(&self, path: &str) -> Result<Vec<u8>, String> {
         let (oid, _) = self.resolve(path)?.ok_or("it is not there")?;
-        let odb = self.repository.odb().map_err(|error| error.message().to_owned())?;
-        let (size, _) = odb.read_header(oid).map_err(|error| error.message().to_owned())?;
+        let odb = self.repository.odb().map_err(|error| self.damage(&error))?;
+        let (size, _) = odb.read_header(oid).map_err(|error| self.damage(&error))?;
         if size > LARGEST {
             return Err(format!("it has {size} bytes, more than {LARGEST}"));
         }
-        let object = odb.read(oid).map_err(|error| error.message().to_owned())?;
+        let object = odb.read(oid).map_err(|error| self.damage(&error))?;
         if object.data().starts_with(LFS) && path.ends_with(".ipynb") {
             return Err("it is a pointer of Git LFS, whose files are not fetched".into());
         }
@@ -169,8 +182,7 @@ impl<'a> CommitTree<'a> {
                 return Ok(Some((oid, mode)));
             }
             let out = || "it is a symbolic link out of the source".to_owned();
-            let blob =
-                self.repository.find_blob(oid).map_err(|error| error.message().to_owned())?;
+            let blob = self.repository.find_blob(oid).map_err(|error| self.damage(&error))?;
             let target = std::str::from_utf8(blob.content()).map_err(|_| out())?;
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
             let behind = RelativePath::resolve(folder, target).map_err(|_| out())?;
@@ -195,7 +207,9 @@ impl<'a> CommitTree<'a> {
             Ok(FileState { digest, modified: None, outline: None, declared: None })
         });
         let state = state.map(Arc::new);
-        self.blobs.known.insert(key, Blob { wanted: round, state: state.clone() });
+        if !self.blobs.damaged.get() {
+            self.blobs.known.insert(key, Blob { wanted: round, state: state.clone() });
+        }
         state.map(Some)
     }
 
