@@ -128,10 +128,17 @@ for turn in range(40):
     book['cells'][1]['execution_count'] = turn
     put(); time.sleep(0.1)
 book['cells'][0]['source'] = 'x = 2'
-put()
+for turn in range(25):
+    # As collaboration does: saved every moment, whether or not the code changes.
+    book['cells'][1]['outputs'] = [{'output_type': 'stream', 'name': 'stdout', 'text': str(turn)}]
+    put(); time.sleep(0.3)
+print(int(time.time()))
 ";
-    place.python(save, &[&port.to_string()]);
+    let over: i64 = place.python(save, &[&port.to_string()]).trim().parse().unwrap();
     wait_for("the run of the edit", || ended(&place, 2));
+    let claimed = runs(&place)[0]["createdAt"].as_str().unwrap().to_owned();
+    let claimed: jupyterflow::types::Timestamp = claimed.parse().unwrap();
+    assert!(claimed.as_second() < over, "it did not wait for the saves to end");
     let log = up.log();
     assert!(!log.contains("Orphaned") && !log.contains("InvalidFile"), "{log}");
     let name = runs(&place)[0]["name"].as_str().unwrap().to_owned();

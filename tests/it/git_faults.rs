@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::git::HELLO;
 use crate::repository::Git;
-use crate::support::{Place, can_mount};
+use crate::support::{Place, can_mount, wait_for};
 
 fn hello() -> Git {
     let git = Git::new();
@@ -198,4 +198,35 @@ fn tags_move_and_default_branches_are_renamed() {
     git.git(&["-C", "../served/repos/team.git", "symbolic-ref", "HEAD", "refs/heads/trunk"]);
     git.once().expect(0);
     assert_eq!(git.log_of(&git.newest(), "a"), "3\n");
+}
+
+/// A replica that lags shows what was there before: a tip that goes back must stand for a minute.
+#[test]
+fn a_replica_that_lags_starts_nothing() {
+    let git = Git::new();
+    git.write("jupyterflow.yaml", HELLO).write("a.py", "print(1)").push();
+    git.git(&["clone", "-q", "--bare", "../served/repos/team.git", "../served/lagging.git"]);
+    git.configure(&format!("{{git: {{url: '{}'}}, poll: 1s}}", git.url()), "");
+    let up = git.place.spawn(&["up", "--config", "sources.yaml"]);
+    let done = |count: usize| {
+        let runs = git.place.runs();
+        runs.len() == count && runs.iter().all(|run| run["phase"] == "Succeeded")
+    };
+    wait_for("the first run", || done(1));
+    let second = git.write("a.py", "print(2)").push();
+    wait_for("the second run", || done(2));
+    let served = git.place.beside("served");
+    let swap = || {
+        std::fs::rename(served.join("repos/team.git"), served.join("other.git")).unwrap();
+        std::fs::rename(served.join("lagging.git"), served.join("repos/team.git")).unwrap();
+        std::fs::rename(served.join("other.git"), served.join("lagging.git")).unwrap();
+    };
+    for _ in 0..2 {
+        swap();
+        let asked = git.asked();
+        wait_for("some polls", || git.asked() > asked + 3);
+        assert!(done(2), "{}", up.log());
+        let status = git.place.document(&["status"]);
+        assert_eq!(status["sources"][0]["revision"], second.as_str(), "what was in force stays");
+    }
 }

@@ -17,6 +17,7 @@ mod file;
 mod forge;
 mod git;
 mod git_faults;
+mod gitea;
 mod kernels;
 mod ledger;
 mod notebooks;

@@ -18,6 +18,7 @@ mod rounds;
 mod script;
 #[path = "../it/support.rs"]
 mod support;
+mod year;
 
 use std::path::{Path, PathBuf};
 
