@@ -38,7 +38,7 @@ impl Gitea {
         let settings = format!(
             "RUN_USER = {}\n[server]\nHTTP_ADDR = 127.0.0.1\nHTTP_PORT = {http}\nROOT_URL = http://127.0.0.1:{http}/\n\
              STATIC_ROOT_PATH = {}\nOFFLINE_MODE = true\nSTART_SSH_SERVER = true\nSSH_DOMAIN = 127.0.0.1\n\
-             SSH_LISTEN_HOST = 127.0.0.1\nSSH_LISTEN_PORT = {ssh}\nSSH_PORT = {ssh}\n\
+             SSH_LISTEN_HOST = 127.0.0.1\nSSH_LISTEN_PORT = {ssh}\nSSH_PORT = {ssh}\nBUILTIN_SSH_SERVER_USER = git\n\
              [database]\nDB_TYPE = sqlite3\n[security]\nINSTALL_LOCK = true\nSECRET_KEY = abcdefghijklmnop\n\
              [webhook]\nALLOWED_HOST_LIST = loopback\n[cron]\nENABLED = false\n[log]\nLEVEL = warn\n",
             user.trim(),
