@@ -70,10 +70,12 @@ $(VENV)/.test: tests/requirements.txt $(VENV)/.demo
 	tests/kernels $(VENV)
 	touch $@
 
-$(VENV)/.bench: benches/requirements.txt benches/exec-requirements.txt $(VENV)/.test
+$(VENV)/.bench: benches/requirements.txt benches/exec-requirements.txt benches/buildbot-requirements.txt $(VENV)/.test
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	[ -d $(VENV)/exec ] || $(PYTHON) -m venv $(VENV)/exec
 	$(VENV)/exec/bin/pip install --quiet --disable-pip-version-check -r benches/exec-requirements.txt
+	[ -d $(VENV)/buildbot ] || $(PYTHON) -m venv $(VENV)/buildbot
+	$(VENV)/buildbot/bin/pip install --quiet --disable-pip-version-check -r benches/buildbot-requirements.txt
 	touch $@
 
 clean:

@@ -4,7 +4,7 @@
 
 mod tell;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +27,7 @@ use super::status;
 use crate::engine::Engine;
 use crate::plan::{Observed, Phase, Plan, Reason, Run};
 use crate::reconcile::{Look, Seeing, SourceSeen};
+use crate::source::git::Health;
 use crate::spec::Pipeline;
 use crate::store::{Store, lease};
 use crate::types::{Period, RunName, Timestamp};
@@ -452,11 +453,25 @@ fn listen(address: &str, session: &Session) -> Result<Arc<Served>, CliError> {
         .map(|hook| format!("webhook of source {}: /hooks/{}", hook.source, hook.id))
         .collect();
     let poller = session.poller.clone();
-    let served = Served::new(hooks, move |source| {
+    let polled = poller.clone();
+    let wake = move |source: &str| {
         if let Some(poller) = &poller {
             poller.nudge(source);
         }
-    });
+    };
+    // Polls go on while passes have nothing to do.
+    let freshen = move |figures: &mut Figures| {
+        let health = polled.as_ref().map(|poller| poller.health()).unwrap_or_default();
+        let health: HashMap<&str, &Health> =
+            health.iter().map(|(name, health)| (name.as_str(), health)).collect();
+        for source in &mut figures.sources {
+            let own = source.name.split_once('@').map_or(source.name.as_str(), |(name, _)| name);
+            let Some(health) = health.get(own) else { continue };
+            source.answered = health.answered.map(|at| at.as_duration().as_secs_f64());
+            source.polls = Some(health.polls);
+        }
+    };
+    let served = Served::new(hooks, wake, freshen);
     let bound = crate::web::serve(address, Arc::clone(&served))
         .map_err(|error| CliError::usage(format!("failed to listen on {address}: {error}")))?;
     info!("listening on http://{bound}");
@@ -476,18 +491,14 @@ fn take_figures(session: &Session, look: &Look, figures: &mut Figures) -> Result
     figures.not_done.clear();
     look.plan.not_done().for_each(|one| count(&mut figures.not_done, &one.reason.to_string()));
     figures.open = session.store.open_runs()?;
-    let health = session.health();
-    let source = |seen: &SourceSeen| {
-        let own = seen.name.split_once('@').map_or(seen.name.as_str(), |(name, _)| name);
-        let health = health.iter().find(|(name, _)| name == own).map(|(_, health)| health);
-        let pipelines = look.pipelines().filter(|(id, _)| id.source == seen.name).count();
-        SourceFigures {
-            name: seen.name.clone(),
-            ready: seen.message.is_none(),
-            pipelines: pipelines as u64,
-            answered: health.and_then(|one| one.answered).map(|at| at.as_duration().as_secs_f64()),
-            polls: health.map(|one| one.polls),
-        }
+    let mut pipelines: HashMap<&str, u64> = HashMap::new();
+    look.pipelines().for_each(|(id, _)| *pipelines.entry(&id.source).or_default() += 1);
+    let source = |seen: &SourceSeen| SourceFigures {
+        name: seen.name.clone(),
+        ready: seen.message.is_none(),
+        pipelines: pipelines.get(seen.name.as_str()).copied().unwrap_or(0),
+        answered: None,
+        polls: None,
     };
     figures.sources = look.sources.iter().map(source).collect();
     Ok(())

@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Served {
     hooks: Vec<Hook>,
     wake: Box<dyn Fn(&str) + Send + Sync>,
+    freshen: Box<dyn Fn(&mut Figures) + Send + Sync>,
     shown: Mutex<Shown>,
 }
 
@@ -43,9 +44,15 @@ struct Shown {
 }
 
 impl Served {
-    /// Serves these hooks; `wake` is called with the name of a source whose hook was called rightly.
-    pub fn new(hooks: Vec<Hook>, wake: impl Fn(&str) + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { hooks, wake: Box::new(wake), shown: Mutex::default() })
+    /// Serves these hooks; `wake` is called with the name of a source whose hook was called rightly,
+    /// `freshen` with figures that are about to be shown.
+    pub fn new(
+        hooks: Vec<Hook>,
+        wake: impl Fn(&str) + Send + Sync + 'static,
+        freshen: impl Fn(&mut Figures) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let (wake, freshen) = (Box::new(wake), Box::new(freshen));
+        Arc::new(Self { hooks, wake, freshen, shown: Mutex::default() })
     }
 
     /// Shows the figures of a pass that just ended; the next is due within a time.
@@ -82,10 +89,12 @@ pub fn serve(address: &str, served: Arc<Served>) -> std::io::Result<SocketAddr> 
 }
 
 async fn show_metrics(State(served): State<Arc<Served>>) -> Response {
-    let text = {
+    let mut figures = {
         let shown = served.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics::render(&shown.figures)
+        shown.figures.clone()
     };
+    (served.freshen)(&mut figures);
+    let text = metrics::render(&figures);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
