@@ -101,6 +101,20 @@ fn servers_that_lie_are_slow_or_old() {
     assert_eq!(git.place.runs().len(), 3);
 }
 
+/// Half an answer, and then nothing: thirty seconds of silence are enough.
+#[test]
+fn a_server_that_stalls_is_given_up() {
+    let git = hello();
+    git.mode("stall");
+    git.write("a.py", "print(2)").push();
+    let begin = std::time::Instant::now();
+    git.once().expect(4);
+    assert!(begin.elapsed().as_secs() < 50, "{:?}", begin.elapsed());
+    git.mode("ok");
+    git.once().expect(0);
+    assert_eq!(git.log_of(&git.newest(), "a"), "2\n");
+}
+
 #[test]
 fn certificates_are_checked() {
     let place = Place::new();

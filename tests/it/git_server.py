@@ -77,6 +77,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if mode == "stall" and self.command == "POST":
+            self.wfile.write(content[: len(content) // 2])
+            self.wfile.flush()
+            threading.Event().wait()
         pieces = max(1, len(content) // 20) if mode == "slow" else max(1, len(content))
         for start in range(0, len(content), pieces):
             self.wfile.write(content[start : start + pieces])
