@@ -53,88 +53,120 @@ impl Fuse {
     }
 }
 
-/// A store at whose writes a process can be killed.
-pub struct Guarded<'a> {
+/// Whatever stands between the loop and a store, as far as it is not the store itself.
+pub trait Between {
+    /// The store.
+    fn store(&self) -> &dyn Store;
+
+    /// A call that changes something, with the word for it.
+    fn write<T>(&mut self, what: &str, call: impl FnOnce(&mut dyn Store) -> T) -> T;
+
+    /// All pipelines.
+    fn pipelines(&self) -> Result<Vec<StoredPipeline>, StoreError> {
+        self.store().pipelines()
+    }
+
+    /// Writes a pipeline and its claims.
+    fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
+        self.write("commit", |store| store.commit(commit))
+    }
+}
+
+/// A store with something in between.
+pub struct Layer<B>(pub B);
+
+impl<B: Between> Store for Layer<B> {
+    fn pipelines(&self) -> Result<Vec<StoredPipeline>, StoreError> {
+        self.0.pipelines()
+    }
+
+    fn runs_of(&self, pipeline: &PipelineId) -> Result<Vec<StoredRun>, StoreError> {
+        self.0.store().runs_of(pipeline)
+    }
+
+    fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError> {
+        self.0.store().runs(limit)
+    }
+
+    fn busy_pipelines(&self) -> Result<Vec<PipelineId>, StoreError> {
+        self.0.store().busy_pipelines()
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.0.store().is_in_place()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.0.store().is_shared()
+    }
+
+    fn lease(&self, name: &str) -> Result<Option<Lease>, StoreError> {
+        self.0.store().lease(name)
+    }
+
+    fn hold(&mut self, name: &str, over: Option<i64>) -> Result<bool, StoreError> {
+        self.0.write("hold", |store| store.hold(name, over))
+    }
+
+    fn release(&mut self, name: &str) -> Result<(), StoreError> {
+        self.0.write("release", |store| store.release(name))
+    }
+
+    fn pulse(&self) -> Result<i64, StoreError> {
+        self.0.store().pulse()
+    }
+
+    fn run(&self, name: &str) -> Result<Option<StoredRun>, StoreError> {
+        self.0.store().run(name)
+    }
+
+    fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
+        self.0.commit(commit)
+    }
+
+    fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError> {
+        self.0.write("request", |store| store.request(run, kept))
+    }
+
+    fn request_stop(&mut self, run: &RunName, by: Option<&RunName>) -> Result<(), StoreError> {
+        self.0.write("request of a stop", |store| store.request_stop(run, by))
+    }
+
+    fn update_run(&mut self, run: &Run) -> Result<(), StoreError> {
+        self.0.write("update of a run", |store| store.update_run(run))
+    }
+
+    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<(), StoreError> {
+        self.0.write("update of a run", |store| store.update_spec(run, spec))
+    }
+
+    fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError> {
+        self.0.store().steps(run)
+    }
+
+    fn update_steps(&mut self, run: &RunName, steps: &[&StepState]) -> Result<(), StoreError> {
+        self.0.write("update of steps", |store| store.update_steps(run, steps))
+    }
+
+    fn forget(&mut self, runs: &[RunName]) -> Result<(), StoreError> {
+        self.0.write("removal of records", |store| store.forget(runs))
+    }
+}
+
+/// What kills a process at its writes.
+pub struct Guard<'a> {
     /// The store.
     pub store: &'a mut dyn Store,
     /// What kills.
     pub fuse: &'a Fuse,
 }
 
-impl Store for Guarded<'_> {
-    fn pipelines(&self) -> Result<Vec<StoredPipeline>, StoreError> {
-        self.store.pipelines()
+impl Between for Guard<'_> {
+    fn store(&self) -> &dyn Store {
+        self.store
     }
 
-    fn runs_of(&self, pipeline: &PipelineId) -> Result<Vec<StoredRun>, StoreError> {
-        self.store.runs_of(pipeline)
-    }
-
-    fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError> {
-        self.store.runs(limit)
-    }
-
-    fn busy_pipelines(&self) -> Result<Vec<PipelineId>, StoreError> {
-        self.store.busy_pipelines()
-    }
-
-    fn is_in_place(&self) -> bool {
-        self.store.is_in_place()
-    }
-
-    fn is_shared(&self) -> bool {
-        self.store.is_shared()
-    }
-
-    fn lease(&self, name: &str) -> Result<Option<Lease>, StoreError> {
-        self.store.lease(name)
-    }
-
-    fn hold(&mut self, name: &str, over: Option<i64>) -> Result<bool, StoreError> {
-        self.fuse.call("hold", || self.store.hold(name, over))
-    }
-
-    fn release(&mut self, name: &str) -> Result<(), StoreError> {
-        self.fuse.call("release", || self.store.release(name))
-    }
-
-    fn pulse(&self) -> Result<i64, StoreError> {
-        self.store.pulse()
-    }
-
-    fn run(&self, name: &str) -> Result<Option<StoredRun>, StoreError> {
-        self.store.run(name)
-    }
-
-    fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
-        self.fuse.call("commit", || self.store.commit(commit))
-    }
-
-    fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError> {
-        self.fuse.call("request", || self.store.request(run, kept))
-    }
-
-    fn request_stop(&mut self, run: &RunName, by: Option<&RunName>) -> Result<(), StoreError> {
-        self.fuse.call("request of a stop", || self.store.request_stop(run, by))
-    }
-
-    fn update_run(&mut self, run: &Run) -> Result<(), StoreError> {
-        self.fuse.call("update of a run", || self.store.update_run(run))
-    }
-
-    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<(), StoreError> {
-        self.fuse.call("update of a run", || self.store.update_spec(run, spec))
-    }
-
-    fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError> {
-        self.store.steps(run)
-    }
-
-    fn update_steps(&mut self, run: &RunName, steps: &[&StepState]) -> Result<(), StoreError> {
-        self.fuse.call("update of steps", || self.store.update_steps(run, steps))
-    }
-
-    fn forget(&mut self, runs: &[RunName]) -> Result<(), StoreError> {
-        self.fuse.call("removal of records", || self.store.forget(runs))
+    fn write<T>(&mut self, what: &str, call: impl FnOnce(&mut dyn Store) -> T) -> T {
+        self.fuse.call(what, || call(self.store))
     }
 }

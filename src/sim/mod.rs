@@ -13,8 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use self::checks::SimulatedChecks;
 pub use self::engine::{Execution, Host, SimulatedEngine};
-use self::fuse::Guarded;
-pub use self::fuse::{Fuse, Killed};
+use self::fuse::Guard;
+pub use self::fuse::{Between, Fuse, Killed, Layer};
 pub use self::source::{SimulatedSource, Tree};
 use crate::engine::Engine;
 use crate::plan::{Limits, Observed, Phase, Reason};
@@ -84,7 +84,7 @@ impl Simulation {
         work: impl FnOnce(&mut World<'_>, &Scope, Timestamp) -> T,
     ) -> Result<T, Killed> {
         let Self { source, engine, checks, store, fuse, scope, now } = self;
-        let mut store = Guarded { store: store.as_mut(), fuse };
+        let mut store = Layer(Guard { store: store.as_mut(), fuse });
         let mut world = World { source, store: &mut store, engine, checks };
         let worked = catch_unwind(AssertUnwindSafe(|| work(&mut world, scope, *now)));
         fuse.disarm();

@@ -351,3 +351,21 @@ pub fn oracle(questions: &Value) -> Vec<Vec<i64>> {
     writer.join().unwrap().unwrap();
     serde_json::from_str(&ended.stdout).unwrap()
 }
+
+/// A small generator of numbers (`SplitMix64`), so that a seed repeats a round.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % below
+    }
+}
+
+/// A number that whoever runs the tests may give.
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Ended, Place, processes_with, wait_for};
+use support::{Ended, Place, Random, number, processes_with, wait_for};
 
 const STEPS: [&str; 4] = ["a", "b/0", "b/1", "c"];
 
@@ -249,23 +249,6 @@ fn the_host_is_killed_at_each_write() {
     eprintln!("the host was killed at {} writes", points.len());
 }
 
-/// A small generator of numbers (`SplitMix64`), so that a seed repeats a round.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % below
-    }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 /// Rounds side by side: most of a round is waiting.
 fn side_by_side(rounds: u64, round: impl Fn(u64) + Sync) {
     let next = std::sync::atomic::AtomicU64::new(0);
@@ -293,11 +276,8 @@ fn kill_hosts(place: &Place) {
     }
 }
 
-impl Random {
-    fn victim(&mut self) -> Victim {
-        let at = usize::try_from(self.next(3)).unwrap();
-        [Victim::Daemon, Victim::Host, Victim::Both][at]
-    }
+fn any_victim(random: &mut Random) -> Victim {
+    [Victim::Daemon, Victim::Host, Victim::Both][usize::try_from(random.next(3)).unwrap()]
 }
 
 /// A daemon that works until it is stopped, a request by hand beside the change, and kills at
@@ -314,7 +294,7 @@ fn kills_at_random_times() {
     side_by_side(rounds, |index| {
         let place = &places[usize::try_from(index).unwrap()];
         let mut random = Random(seed.wrapping_add(index));
-        let victim = random.victim();
+        let victim = any_victim(&mut random);
         let mut up = place.spawn(&["up", "--poll", "1s"]);
         let asked_at = random.next(3);
         for kill in 0..=random.next(3) {

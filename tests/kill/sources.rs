@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use rustix::process::Signal;
 
 use super::repository::Git;
-use super::support::wait_for;
-use super::{Random, Victim, kill_hosts, mark, number, pause, processes_with, side_by_side};
+use super::support::{Random, number, wait_for};
+use super::{Victim, any_victim, kill_hosts, mark, pause, processes_with, side_by_side};
 
 const YAML: &str = "steps: {a: {run: sh step.sh}}";
 const STEP: &str = r#"
@@ -144,7 +144,7 @@ fn kills_while_people_save_and_push() {
         let mut random = Random(seed.wrapping_add(index).wrapping_mul(7919));
         let mut round = Round::new();
         SOURCES.iter().for_each(|name| round.change(name));
-        let victim = random.victim();
+        let victim = any_victim(&mut random);
         let up = ["up", "--config", "sources.yaml"];
         let mut daemon = round.git.place.spawn(&up);
         for _ in 0..=random.next(4) {

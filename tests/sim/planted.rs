@@ -1,14 +1,12 @@
 //! Bugs that are planted between the loop and its world, so that it is seen that the judge sees.
 
 use jupyterflow::engine::{Engine, EngineError};
-use jupyterflow::plan::{Ledger, Observed, Run};
+use jupyterflow::plan::{Ledger, Observed};
 use jupyterflow::reconcile::{self, Memory, World};
-use jupyterflow::sim::{Killed, Simulation};
+use jupyterflow::sim::{Between, Killed, Layer, Simulation};
 use jupyterflow::source::{PipelineFile, Snapshot, Source, SourceError};
 use jupyterflow::spec::Pipeline;
-use jupyterflow::store::{
-    Commit, Lease, RunSpec, StepState, Store, StoreError, StoredPipeline, StoredRun,
-};
+use jupyterflow::store::{Commit, Store, StoreError, StoredPipeline, StoredRun};
 use jupyterflow::types::{Digest, PipelineId, RunId, RunName, Timestamp};
 
 /// A bug.
@@ -55,7 +53,7 @@ pub fn look(
     world.with(|world, scope, now| {
         let World { source, store, engine, checks } = world;
         let mut source = Emptied { source: &mut **source, way };
-        let mut store = Planted { store: &mut **store, way, now };
+        let mut store = Layer(Planted { store: &mut **store, way, now });
         let mut engine = Blind { engine: &mut **engine, way };
         let mut world = World {
             source: &mut source,
@@ -76,7 +74,7 @@ pub fn apply(world: &mut Simulation, look: &reconcile::Look, way: Way) -> Result
                 let _ = action.run().map(|run| engine.start(run));
             }
         }
-        let mut store = Planted { store: &mut **store, way, now };
+        let mut store = Layer(Planted { store: &mut **store, way, now });
         let mut world = World {
             source: &mut **source,
             store: &mut store,
@@ -124,7 +122,15 @@ impl Planted<'_> {
     }
 }
 
-impl Store for Planted<'_> {
+impl Between for Planted<'_> {
+    fn store(&self) -> &dyn Store {
+        self.store
+    }
+
+    fn write<T>(&mut self, _: &str, call: impl FnOnce(&mut dyn Store) -> T) -> T {
+        call(self.store)
+    }
+
     fn pipelines(&self) -> Result<Vec<StoredPipeline>, StoreError> {
         let mut rows = self.store.pipelines()?;
         if self.way == Way::Bug(Bug::AbsentIsMissing) {
@@ -161,74 +167,6 @@ impl Store for Planted<'_> {
                 self.store.commit(&own(commit.claims.clone(), commit.version))
             }
         }
-    }
-
-    fn runs_of(&self, pipeline: &PipelineId) -> Result<Vec<StoredRun>, StoreError> {
-        self.store.runs_of(pipeline)
-    }
-
-    fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError> {
-        self.store.runs(limit)
-    }
-
-    fn busy_pipelines(&self) -> Result<Vec<PipelineId>, StoreError> {
-        self.store.busy_pipelines()
-    }
-
-    fn is_in_place(&self) -> bool {
-        self.store.is_in_place()
-    }
-
-    fn is_shared(&self) -> bool {
-        self.store.is_shared()
-    }
-
-    fn lease(&self, name: &str) -> Result<Option<Lease>, StoreError> {
-        self.store.lease(name)
-    }
-
-    fn hold(&mut self, name: &str, over: Option<i64>) -> Result<bool, StoreError> {
-        self.store.hold(name, over)
-    }
-
-    fn release(&mut self, name: &str) -> Result<(), StoreError> {
-        self.store.release(name)
-    }
-
-    fn pulse(&self) -> Result<i64, StoreError> {
-        self.store.pulse()
-    }
-
-    fn run(&self, name: &str) -> Result<Option<StoredRun>, StoreError> {
-        self.store.run(name)
-    }
-
-    fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError> {
-        self.store.request(run, kept)
-    }
-
-    fn request_stop(&mut self, run: &RunName, by: Option<&RunName>) -> Result<(), StoreError> {
-        self.store.request_stop(run, by)
-    }
-
-    fn update_run(&mut self, run: &Run) -> Result<(), StoreError> {
-        self.store.update_run(run)
-    }
-
-    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<(), StoreError> {
-        self.store.update_spec(run, spec)
-    }
-
-    fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError> {
-        self.store.steps(run)
-    }
-
-    fn update_steps(&mut self, run: &RunName, steps: &[&StepState]) -> Result<(), StoreError> {
-        self.store.update_steps(run, steps)
-    }
-
-    fn forget(&mut self, runs: &[RunName]) -> Result<(), StoreError> {
-        self.store.forget(runs)
     }
 }
 

@@ -13,6 +13,7 @@ use jupyterflow::types::{RunName, Timestamp};
 
 use crate::judge::{self, Expected};
 use crate::planted::{self, Bug, Way};
+use crate::support::{Random, number};
 
 const BEGIN: i64 = 1_767_571_200;
 const DAYS: i64 = 30;
@@ -33,26 +34,13 @@ fn due(line: usize) -> &'static [i64] {
     })[line]
 }
 
-/// A generator of its own (`SplitMix64`), so that a seed repeats its round.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % sides
-    }
-
-    fn seconds(&mut self, below: u64) -> i64 {
-        i64::try_from(self.roll(below)).unwrap() + 1
-    }
+fn seconds(random: &mut Random, below: u64) -> i64 {
+    i64::try_from(random.next(below)).unwrap() + 1
 }
 
 struct Round {
     world: Simulation,
-    dice: Dice,
+    dice: Random,
     way: Way,
     memories: [Memory; 3],
     /// What the controllers saw and have not acted on yet.
@@ -69,8 +57,8 @@ impl Round {
     fn new(seed: u64, way: Way, heedless: bool) -> Self {
         let store = Box::new(SqliteStore::in_memory().unwrap());
         let begin = Timestamp::from_second(BEGIN).unwrap();
-        let mut dice = Dice(seed);
-        let repository = dice.roll(2) == 0;
+        let mut dice = Random(seed);
+        let repository = dice.next(2) == 0;
         let mut world = Simulation::new(store, begin);
         world.engine.heedless = heedless;
         let mut round = Self {
@@ -100,7 +88,7 @@ impl Round {
 
     /// A person saves, or pushes: mostly something new, now and then what was there before.
     fn save(&mut self) {
-        let revert = self.expected.versions.len() > 2 && self.dice.roll(4) == 0;
+        let revert = self.expected.versions.len() > 2 && self.dice.next(4) == 0;
         let version = if revert {
             self.expected.versions[self.expected.versions.len() - 2]
         } else {
@@ -153,11 +141,11 @@ impl Round {
     fn any_host(&mut self) -> Option<RunName> {
         let hosted = self.world.hosted();
         let count = u64::try_from(hosted.len()).unwrap();
-        (count > 0).then(|| hosted[usize::try_from(self.dice.roll(count)).unwrap()].clone())
+        (count > 0).then(|| hosted[usize::try_from(self.dice.next(count)).unwrap()].clone())
     }
 
     fn work(&mut self, run: &RunName, end: bool) {
-        let bad = self.dice.roll(6) == 0;
+        let bad = self.dice.next(6) == 0;
         self.world.begin(run).unwrap();
         if end {
             let phase = if bad { Phase::Failed } else { Phase::Succeeded };
@@ -179,11 +167,11 @@ impl Round {
 
     /// Something happens.
     fn happen(&mut self) {
-        let who = usize::try_from(self.dice.roll(2)).unwrap();
-        match self.dice.roll(30) {
+        let who = usize::try_from(self.dice.next(2)).unwrap();
+        match self.dice.next(30) {
             0 | 1 => self.save(),
             2..6 => {
-                let seconds = self.dice.seconds(900);
+                let seconds = seconds(&mut self.dice, 900);
                 self.wait(seconds);
             }
             6..11 => {
@@ -192,7 +180,7 @@ impl Round {
             }
             11..14 => {
                 self.look(who);
-                self.world.fuse.arm(u32::try_from(self.dice.roll(8)).unwrap() + 1);
+                self.world.fuse.arm(u32::try_from(self.dice.next(8)).unwrap() + 1);
                 self.apply(who);
                 self.world.fuse.disarm();
             }
@@ -203,7 +191,7 @@ impl Round {
             16 => self.memories[who] = Memory::default(),
             17 | 18 => {
                 if let Some(run) = self.any_host() {
-                    let end = self.dice.roll(2) == 0;
+                    let end = self.dice.next(2) == 0;
                     self.work(&run, end);
                 }
             }
@@ -221,21 +209,21 @@ impl Round {
                 }
             }
             21 => {
-                let gone = self.dice.roll(2) == 0;
+                let gone = self.dice.next(2) == 0;
                 self.world.source.unreadable = gone.then(|| "Stale file handle".to_owned());
             }
             22 => self.tear(),
             23 => {
-                let all = self.dice.roll(2) == 0;
+                let all = self.dice.next(2) == 0;
                 self.forget(all);
             }
             24 => {
-                let seconds = self.dice.seconds(7_200);
+                let seconds = seconds(&mut self.dice, 7_200);
                 self.world.wait(-seconds);
             }
             _ => {
                 // Of what was missed at most a hundred ticks run.
-                let seconds = self.dice.seconds(21_600);
+                let seconds = seconds(&mut self.dice, 21_600);
                 self.wait(seconds);
             }
         }
@@ -244,13 +232,13 @@ impl Round {
     /// A file is half written, empty or unreadable; whole again with the next save or quiet time.
     fn tear(&mut self) {
         let now = self.world.now;
-        let folder = ["changes", "clock", "both"][usize::try_from(self.dice.roll(3)).unwrap()];
+        let folder = ["changes", "clock", "both"][usize::try_from(self.dice.next(3)).unwrap()];
         let path = format!("{folder}/jupyterflow.yaml");
         let source = &mut self.world.source;
         if self.repository {
             return;
         }
-        match self.dice.roll(3) {
+        match self.dice.next(3) {
             0 => source.save(&path, "", now),
             1 => source.save(&path, &CLOCK[..30], now),
             _ => {
@@ -361,17 +349,13 @@ fn tick_of(name: &str) -> Option<String> {
 
 fn round(seed: u64, way: Way, heedless: bool) -> Vec<String> {
     let mut round = Round::new(seed, way, heedless);
-    for _ in 0..=round.dice.roll(4) {
-        for _ in 0..round.dice.roll(40) + 10 {
+    for _ in 0..=round.dice.next(4) {
+        for _ in 0..round.dice.next(40) + 10 {
             round.happen();
         }
         round.quiet();
     }
     round.verdict()
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 #[test]
