@@ -11,7 +11,7 @@ use jupyterflow::spec::{Fingerprint, fingerprint::Files, parse};
 use jupyterflow::types::{PipelineId, Timestamp};
 use serde_json::json;
 
-use crate::support::oracle;
+use crate::support::{Random, number, oracle};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -100,17 +100,6 @@ fn fire_times_are_those_of_croniter_by_our_rule_for_changed_clocks() {
     assert!(fired > 3000, "{fired}");
 }
 
-/// A generator of its own, so that each year is the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-}
-
 /// One year of one pipeline: passes at odd times, away for days, killed before and after each write,
 /// clocks that jump back and forth. Every tick of the year has exactly one record.
 fn year(
@@ -128,7 +117,7 @@ fn year(
     let fingerprint = Fingerprint::new(pipeline, &Files::new());
     let id = PipelineId { source: "s".into(), folder: "p".into(), name: pipeline.name().clone() };
     let begin = "2026-01-01T00:00:30Z".parse::<Timestamp>().unwrap().as_second();
-    let (mut dice, mut now, mut ended) = (Dice(seed), begin, 0);
+    let (mut dice, mut now, mut ended) = (Random(seed), begin, 0);
     let (mut ledger, mut runs) = (Ledger::default(), Vec::<RunFact>::new());
     let (mut claimed, mut skipped) = (BTreeSet::new(), BTreeMap::new());
     while now < begin + 365 * 86_400 {
@@ -143,12 +132,12 @@ fn year(
         let facts = PipelineFacts::new(&id, Seen::Good, Some(definition), &ledger, &runs);
         let planned = plan(&facts, at(now));
         // Killed before the write: nothing of it ever was.
-        if dice.roll(7) != 0 {
+        if dice.next(7) != 0 {
             ledger = planned.ledger;
             for skip in &ledger.skips {
                 skipped.insert(skip.from.as_second(), (skip.to.as_second(), skip.count));
             }
-            let killed = dice.roll(9) == 0;
+            let killed = dice.next(9) == 0;
             for action in planned.actions {
                 match action {
                     Action::Claim(claim) => {
@@ -188,7 +177,7 @@ fn year(
         for run in
             runs.iter_mut().filter(|run| run.host == Observed::Known(()) || run.stop_requested)
         {
-            if run.stop_requested || dice.roll(3) == 0 {
+            if run.stop_requested || dice.next(3) == 0 {
                 ended += 1;
                 (run.phase, run.host, run.ended) =
                     (Phase::Succeeded, Observed::Absent, Some(ended));
@@ -199,11 +188,11 @@ fn year(
         runs.retain(|run| {
             !run.phase.is_ended() || run.ended.is_some_and(|place| place + 3 > ended)
         });
-        now += match dice.roll(40) {
+        now += match dice.next(40) {
             0 => 3 * 86_400,
             1 => -7_200,
             2..6 => 3_600,
-            _ => i64::try_from(dice.roll(600)).unwrap() + 1,
+            _ => i64::try_from(dice.next(600)).unwrap() + 1,
         };
         now = now.max(begin);
     }
@@ -213,7 +202,7 @@ fn year(
 
 #[test]
 fn each_tick_of_a_year_has_exactly_one_record() {
-    let rounds: u64 = std::env::var("YEARS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let rounds = number("YEARS", 3);
     let begin = "2026-01-01T00:00:30Z".parse::<Timestamp>().unwrap().as_second();
     let cases = [
         ("0 */3 * * *", "Europe/Berlin", "last", "queue"),
