@@ -100,15 +100,18 @@ fn fire_times_are_those_of_croniter_by_our_rule_for_changed_clocks() {
     assert!(fired > 3000, "{fired}");
 }
 
+/// What a year left behind.
+struct Year {
+    claimed: BTreeSet<i64>,
+    /// Runs of ticks that were skipped: the first, the last, and how many.
+    skipped: BTreeMap<i64, (i64, u64)>,
+    effective: i64,
+    answered: i64,
+}
+
 /// One year of one pipeline: passes at odd times, away for days, killed before and after each write,
 /// clocks that jump back and forth. Every tick of the year has exactly one record.
-fn year(
-    line: &str,
-    zone: &str,
-    missed: &str,
-    policy: &str,
-    seed: u64,
-) -> (BTreeSet<i64>, BTreeMap<i64, (i64, u64)>, (i64, i64)) {
+fn year(line: &str, zone: &str, missed: &str, policy: &str, seed: u64) -> Year {
     let yaml = format!(
         "concurrency: {policy}\ntriggers: {{schedule: {{cron: '{line}', timezone: {zone}, missed: {missed}, maxLateness: 2d}}}}\nsteps: {{a: {{run: 'true'}}}}"
     );
@@ -198,7 +201,8 @@ fn year(
     }
     // The first pass may be killed as well, and the schedule take effect days later.
     let cursor = &ledger.schedules[0];
-    (claimed, skipped, (cursor.effective.as_second(), cursor.answered.as_second()))
+    let (effective, answered) = (cursor.effective.as_second(), cursor.answered.as_second());
+    Year { claimed, skipped, effective, answered }
 }
 
 #[test]
@@ -216,7 +220,8 @@ fn each_tick_of_a_year_has_exactly_one_record() {
     let wanted = oracle(&cases.iter().map(question).collect());
     for ((line, zone, missed, policy), ticks) in cases.into_iter().zip(wanted) {
         for seed in 1..=rounds {
-            let (claimed, skipped, (effective, answered)) = year(line, zone, missed, policy, seed);
+            let Year { claimed, skipped, effective, answered } =
+                year(line, zone, missed, policy, seed);
             let due: BTreeSet<i64> = ticks
                 .iter()
                 .copied()
