@@ -68,6 +68,7 @@ impl<S: Subscriber> Layer<S> for Text {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
+        line.message = print::printable(&line.message);
         if let Some(word) = &line.phase {
             let painted = print::phase(Phase::from_word(word));
             line.message = line.message.replacen(word, &painted, 1);

@@ -62,6 +62,16 @@ pub fn set_up(color: Color, quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
+/// A text of somebody's files without what a terminal would obey, in one line.
+pub fn printable(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
+}
+
 /// Prints a line on stderr that a person must read.
 pub fn alert(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
@@ -83,7 +93,10 @@ pub fn problem(problem: &Problem) {
         Severity::Error => AnsiColor::Red,
         Severity::Warning => AnsiColor::Yellow,
     };
-    let text = problem.to_string();
+    let mut text = problem.to_string();
+    text = text.replace(&problem.file, &printable(&problem.file));
+    let lines: Vec<String> = text.lines().map(printable).collect();
+    let text = lines.join("\n");
     let word = problem.severity.word();
     let painted = format!("{}{word}{}", color.on_default().bold().render(), Reset.render());
     alert(&text.replacen(&format!(" {word}: "), &format!(" {painted}: "), 1));
@@ -153,4 +166,15 @@ pub fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     let lines: Vec<String> =
         table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_others_forge_no_lines_and_move_no_cursor() {
+        assert_eq!(printable("plain: d\u{e9}j\u{e0} vu"), "plain: d\u{e9}j\u{e0} vu");
+        assert_eq!(printable("a\nb\u{1b}[2Jc"), "a\\nb\\u{1b}[2Jc");
+    }
 }

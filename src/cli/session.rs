@@ -142,10 +142,12 @@ impl Session {
                         let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         let Some((name, _, mirror)) = mirrors.get(at) else { return };
                         let patience = crate::types::Period::from_seconds(0);
-                        if let Err(error) = mirror.poll(patience, Timestamp::now())
-                            && let Ok(mut failed) = failed.lock()
-                        {
-                            failed.push((name.clone(), error.to_string()));
+                        let troubles: Vec<String> = match mirror.poll(patience, Timestamp::now()) {
+                            Err(error) => vec![error.to_string()],
+                            Ok(known) => known.refused.into_values().collect(),
+                        };
+                        if let Ok(mut failed) = failed.lock() {
+                            failed.extend(troubles.into_iter().map(|why| (name.clone(), why)));
                         }
                     }
                 });
@@ -240,6 +242,11 @@ impl Session {
             }
         }
         for (name, health) in health {
+            for (branch, why) in health.refused {
+                let lane = format!("{name}@{branch}");
+                let own = all.sources.iter().any(|seen| seen.name == lane);
+                all.ails(if own { &lane } else { &name }, &why);
+            }
             if let Some((since, why)) = health.failing {
                 all.ails(&name, &format!("{why} (since {since:.0})"));
             }

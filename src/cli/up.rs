@@ -177,6 +177,7 @@ fn once(
     let mut open: Vec<RunName> = wanted.collect();
     let mut ended: Vec<Run> = Vec::new();
     let mut follower = Follower::new(global.quiet);
+    let for_people = args.log == LogFormat::Text;
     while !open.is_empty() {
         in_place(session)?;
         let mut moving = false;
@@ -198,8 +199,17 @@ fn once(
             let mut still = Vec::new();
             for name in std::mem::take(&mut open) {
                 let Some(run) = session.run(&name)? else { continue };
-                follower.show(&run);
-                if run.phase.is_ended() { ended.push(run) } else { still.push(name) }
+                if for_people {
+                    follower.show(&run);
+                }
+                match run.phase.is_ended() {
+                    true if !for_people => {
+                        tell::end(&run);
+                        ended.push(run);
+                    }
+                    true => ended.push(run),
+                    false => still.push(name),
+                }
             }
             open = still;
             if let Some(number) = signals.received() {

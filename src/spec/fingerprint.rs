@@ -88,19 +88,20 @@ impl Fingerprint {
             .collect()
     }
 
-    /// A script or input that held something in an earlier one and is empty now.
+    /// A script that held something in an earlier one and is empty now. Data may well be empty.
     pub fn emptied_since(&self, old: &Self) -> Option<String> {
-        let nothing = Digest::of_bytes(b"");
-        self.steps
-            .keys()
-            .find_map(|step| {
-                let before: BTreeMap<String, Digest> =
-                    old.files_of_step(step).into_iter().collect();
-                let mut empty =
-                    self.files_of_step(step).into_iter().filter(|(_, now)| *now == nothing);
-                empty.find(|(path, _)| before.get(path).is_some_and(|before| *before != nothing))
-            })
-            .map(|(path, _)| path)
+        let nothing = Digest::of_bytes(b"").to_string();
+        let scripts = |of: &Self, step: &str| -> Option<serde_json::Map<String, Value>> {
+            of.steps.get(step)?.get("scripts")?.as_object().cloned()
+        };
+        self.steps.keys().find_map(|step| {
+            let (before, after) = (scripts(old, step)?, scripts(self, step)?);
+            let emptied = |(path, digest): &(String, Value)| {
+                *digest == nothing.as_str()
+                    && before.get(path).is_some_and(|before| *before != nothing.as_str())
+            };
+            after.into_iter().find(emptied).map(|(path, _)| path)
+        })
     }
 
     /// What changed since an earlier one, in words, most telling first.

@@ -74,6 +74,22 @@ fn mirrors_that_break_heal_by_themselves() {
     }
 }
 
+/// What a mirror had before it was made anew stays for the runs that need it.
+#[test]
+fn a_mirror_that_is_made_anew_keeps_what_it_had() {
+    let git = hello();
+    let first = git.inside(&["rev-parse", "HEAD"]);
+    let mirror = objects(&git).parent().unwrap().to_owned();
+    std::fs::write(mirror.join("damaged"), &first).unwrap();
+    git.write("a.py", "print(2)").push();
+    git.once().expect(0);
+    assert!(!mirror.join("damaged").exists() && mirror.join("old.git").exists());
+    let there = format!("{first}^{{commit}}");
+    git.git(&["-C", objects(&git).to_str().unwrap(), "cat-file", "-e", &there]);
+    git.once().expect(0);
+    assert_eq!(git.place.runs().len(), 2);
+}
+
 fn make_writable(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();

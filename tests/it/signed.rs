@@ -2,6 +2,7 @@
 
 use crate::git::{HELLO, secret};
 use crate::repository::Git;
+use crate::support::wait_for;
 
 struct Signed {
     git: Git,
@@ -16,7 +17,7 @@ impl Signed {
         git.place.env("GNUPGHOME", git.place.beside("gnupg"));
         std::fs::create_dir_all(git.place.beside("gnupg")).unwrap();
         std::fs::create_dir_all(git.place.beside("secrets/team")).unwrap();
-        let spec = "git: {url: '@', requireSigned: true, credentials: {secret: team}}, poll: 1s";
+        let spec = "git: {url: '@', branches: 'ma*', requireSigned: true, credentials: {secret: team}}, poll: 1s";
         git.configure(&format!("{{{}}}", spec.replace('@', &git.url())), "");
         git.write("jupyterflow.yaml", HELLO);
         Self { git, version: 0 }
@@ -37,10 +38,20 @@ impl Signed {
     fn key(&self, kind: &str) -> (String, String) {
         let path = self.git.place.beside(kind).display().to_string();
         let mut command = self.git.place.command("ssh-keygen");
-        let made = command.args(["-q", "-t", kind, "-N", "", "-C", "a b", "-f", &path]).status();
+        let (kind, bits) = kind.split_once('-').unwrap_or((kind, ""));
+        command.args(["-q", "-t", kind, "-N", "", "-C", "a b", "-f", &path]);
+        command.args((!bits.is_empty()).then_some(["-b", bits]).into_iter().flatten());
+        let made = command.status();
         assert!(made.unwrap().success());
         let public = std::fs::read_to_string(format!("{path}.pub")).unwrap();
         (format!("user.signingkey={path}"), public)
+    }
+
+    fn gpg(&self, args: &[&str]) -> Vec<u8> {
+        let mut command = self.git.place.command("gpg");
+        let output = command.args(["--batch", "--quiet"]).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
     }
 
     #[track_caller]
@@ -63,7 +74,7 @@ fn only_commits_of_known_ssh_keys_count() {
     let signers = signed.git.place.beside("secrets/team/allowed_signers");
     signed.push(&[]);
     signed.refused("is not signed, and the source requires it");
-    for kind in ["ed25519", "ecdsa", "rsa"] {
+    for kind in ["ed25519", "ecdsa-256", "ecdsa-384", "ecdsa-521", "rsa"] {
         let (key, public) = signed.key(kind);
         secret(signers.clone(), "# nobody\n");
         signed.push(&["gpg.format=ssh", &key]);
@@ -84,14 +95,7 @@ fn only_commits_of_known_ssh_keys_count() {
 #[test]
 fn only_commits_of_known_pgp_keys_count() {
     let mut signed = Signed::new();
-    let gpg = |args: &[&str]| {
-        let output =
-            signed.git.place.command("gpg").args(["--batch", "--quiet"]).args(args).output();
-        let output = output.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    };
-    gpg(&[
+    signed.gpg(&[
         "--passphrase",
         "",
         "--quick-generate-key",
@@ -100,7 +104,7 @@ fn only_commits_of_known_pgp_keys_count() {
         "sign",
         "never",
     ]);
-    let keyring = gpg(&["--export", "ada@example.org"]);
+    let keyring = signed.gpg(&["--export", "ada@example.org"]);
     signed.push(&["user.signingkey=ada@example.org"]);
     signed.refused("keyring.gpg to judge its PGP signature by");
     let path = signed.git.place.beside("secrets/team/keyring.gpg");
@@ -108,7 +112,53 @@ fn only_commits_of_known_pgp_keys_count() {
     signed.refused("its PGP signature");
     std::fs::write(&path, keyring).unwrap();
     signed.shows(1);
+    // Whoever can write the file decides who may sign.
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    signed.push(&["user.signingkey=ada@example.org"]);
+    signed.refused("others may write to");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    // A key that was stolen is revoked, and what it signs no longer counts.
+    let certificates =
+        std::fs::read_dir(signed.git.place.beside("gnupg/openpgp-revocs.d")).unwrap();
+    let certificate =
+        certificates.map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some());
+    let text =
+        std::fs::read_to_string(certificate.unwrap()).unwrap().replace(":-----BEGIN", "-----BEGIN");
+    let revoked = signed.git.place.beside("revoked");
+    std::fs::write(&revoked, text).unwrap();
+    signed.gpg(&["--import", revoked.to_str().unwrap()]);
+    std::fs::write(&path, signed.gpg(&["--export", "ada@example.org"])).unwrap();
+    signed.refused("was revoked");
     let _ = signed.git.place.command("gpgconf").args(["--kill", "all"]).status();
+}
+
+/// A branch whose commit nobody vouches for shows what it did; the others go on at once.
+#[test]
+fn a_branch_that_is_refused_holds_up_no_other() {
+    let mut signed = Signed::new();
+    let (key, public) = signed.key("ed25519");
+    let signers = signed.git.place.beside("secrets/team/allowed_signers");
+    secret(signers, &format!("ada@example.org {public}"));
+    let own = ["gpg.format=ssh", key.as_str()];
+    signed.push(&own);
+    signed.git.inside(&["push", "-q", "origin", "HEAD:refs/heads/maybe"]);
+    let up = signed.git.place.spawn(&["up", "--config", "sources.yaml"]);
+    let good = |source: &str, git: &Git| {
+        let runs = git.place.runs();
+        runs.iter().filter(|run| run["source"] == source && run["phase"] == "Succeeded").count()
+    };
+    let git = &signed.git;
+    wait_for("a run of each", || good("team@main", git) == 1 && good("team@maybe", git) == 1);
+    git.inside(&["commit", "-q", "--allow-empty", "-m", "x"]);
+    git.inside(&["push", "-q", "origin", "HEAD:refs/heads/maybe"]);
+    wait_for("the refusal", || up.log().contains("source team@maybe: commit"));
+    git.inside(&["reset", "-q", "--hard", "HEAD~"]);
+    signed.push(&own);
+    let git = &signed.git;
+    wait_for("the other branch", || good("team@main", git) == 2);
+    assert_eq!(good("team@maybe", git), 1);
+    assert!(!up.log().contains("source team@main: commit"), "{}", up.log());
 }
 
 #[test]

@@ -292,3 +292,21 @@ fn results_of_a_run_that_is_on_in_another_state_are_left_alone() {
     place.write("go", "");
     assert_eq!(up.end(), 0, "{}", up.log());
 }
+
+#[test]
+fn a_script_that_is_empty_all_at_once_succeeds_at_nothing() {
+    let place = Place::new();
+    place
+        .write(
+            "jupyterflow.yaml",
+            "triggers: []\nsteps: {a: {run: python a.py, inputs: [data.csv]}}",
+        )
+        .write("a.py", "print(1)")
+        .write("data.csv", "1");
+    place.run(&["run", "."]).expect(0);
+    place.write("a.py", "");
+    place.run(&["run", "."]).expect(1).says("a.py is empty, which it was not");
+    // Data may well be empty.
+    place.write("a.py", "print(2)").write("data.csv", "");
+    place.run(&["run", "."]).expect(0);
+}

@@ -35,6 +35,13 @@ fn events_bring_the_next_look_forward() {
     wait_for("the run of a new folder", || ended(&place, 3));
     place.write("home/q/a.py", "print(2)");
     wait_for("the run of an edit in it", || ended(&place, 4));
+    // One that is made again at the same place.
+    std::fs::remove_dir_all(place.path("home/q")).unwrap();
+    wait_for("its loss to be told", || up.log().contains("Orphaned"));
+    place.write("home/q/jupyterflow.yaml", HELLO).write("home/q/a.py", "print(3)");
+    wait_for("the run of what came back", || ended(&place, 5));
+    place.write("home/q/a.py", "print(4)");
+    wait_for("the run of an edit in that", || ended(&place, 6));
     stop(up);
 }
 

@@ -10,7 +10,7 @@ use super::super::error::{CliError, Code};
 use super::super::log::LogFormat;
 use super::super::print;
 use super::super::session::Session;
-use crate::plan::{Action, Phase, Reason};
+use crate::plan::{Action, Phase, Reason, Run};
 use crate::reconcile::{Applied, Look};
 use crate::spec::{Problem, Severity};
 use crate::types::{RunName, Timestamp};
@@ -92,12 +92,7 @@ pub fn ends(session: &Session, open: &mut BTreeSet<RunName>) -> Result<Vec<Phase
         match session.run(&name)? {
             Some(run) if !run.phase.is_ended() => continue,
             Some(run) => {
-                let message = run.message.map(|words| format!(": {words}")).unwrap_or_default();
-                info!(
-                    pipeline = run.pipeline, source = run.source, run = %name, phase = %run.phase,
-                    seconds = run.started_at.zip(run.finished_at).map(|(from, to)| seconds(from, to)),
-                    "{name} {}{message}", run.phase
-                );
+                end(&run);
                 ended.push(run.phase);
             }
             None => {}
@@ -105,6 +100,16 @@ pub fn ends(session: &Session, open: &mut BTreeSet<RunName>) -> Result<Vec<Phase
         open.remove(&name);
     }
     Ok(ended)
+}
+
+/// Says how a run ended.
+pub fn end(run: &Run) {
+    let message = run.message.as_ref().map(|words| format!(": {words}")).unwrap_or_default();
+    info!(
+        pipeline = run.pipeline, source = run.source, run = %run.name, phase = %run.phase,
+        seconds = run.started_at.zip(run.finished_at).map(|(from, to)| seconds(from, to)),
+        "{} {}{message}", run.name, run.phase
+    );
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> u64 {

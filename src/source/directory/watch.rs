@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::event::{AccessKind, AccessMode, EventKind, RemoveKind};
 use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 /// What a watched tree tells those who wait for it.
@@ -16,6 +16,8 @@ use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher};
 pub struct Hints {
     count: AtomicU64,
     trouble: Mutex<Option<String>>,
+    /// Folders that went away, and their watches with them.
+    gone: Mutex<Vec<PathBuf>>,
 }
 
 impl Hints {
@@ -49,8 +51,13 @@ impl Watch {
         let hints = Arc::new(Hints::default());
         let told = Arc::clone(&hints);
         let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| tells(&event)) {
+            let Ok(event) = event else { return };
+            if tells(&event) {
                 told.count.fetch_add(1, Ordering::Relaxed);
+            }
+            let removed = !matches!(event.kind, EventKind::Remove(RemoveKind::File));
+            if removed && matches!(event.kind, EventKind::Remove(_)) {
+                told.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(event.paths);
             }
         });
         let watcher = match made {
@@ -77,6 +84,14 @@ impl Watch {
             return;
         };
         self.covered = changes;
+        // One that was made again at the same place needs a new watch.
+        let gone =
+            std::mem::take(&mut *self.hints.gone.lock().unwrap_or_else(PoisonError::into_inner));
+        for path in gone {
+            if self.watched.remove(&path) {
+                let _ = watcher.unwatch(&path);
+            }
+        }
         let present: HashSet<&Path> = folders.clone().collect();
         self.watched.retain(|path| {
             let stays = present.contains(path.as_path());

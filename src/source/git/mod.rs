@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, RenameFlags};
 use serde::{Deserialize, Serialize};
 
 pub use self::address::{Address, InvalidAddress, Reference};
@@ -32,8 +32,10 @@ use super::{PipelineFile, Snapshot, Source, SourceError};
 use crate::spec::Pipeline;
 use crate::types::{Digest, Period, Timestamp};
 
-/// The file that tells the next poll to make the mirror anew.
+/// The file that tells the next poll to make the mirror anew: it holds the commit that cannot be read.
 const DAMAGED: &str = "damaged";
+/// The commit for which that was done last; it goes once the commit could be read.
+const RENEWED: &str = "renewed";
 
 /// A repository on this machine or elsewhere, with its mirror.
 #[derive(Clone, Debug)]
@@ -50,6 +52,17 @@ pub struct Mirror {
 pub struct Known {
     /// The tips, by branch.
     pub branches: BTreeMap<String, Tips>,
+    /// Branches whose newest commit is not trusted, with the reason; of the last poll alone.
+    #[serde(skip)]
+    pub refused: BTreeMap<String, String>,
+}
+
+impl Known {
+    /// Whether a commit is in force for some branch.
+    fn has(&self, commit: &str) -> bool {
+        let mut tips = self.branches.values().filter_map(|tips| tips.accepted.as_ref());
+        tips.any(|tip| tip.commit == commit)
+    }
 }
 
 impl Mirror {
@@ -75,55 +88,63 @@ impl Mirror {
         let found = self.fetch()?;
         let before = self.known();
         let mut known = Known::default();
-        let mut refused = Vec::new();
         for (branch, tip) in found {
+            let former = before.branches.get(&branch).cloned();
             // A branch whose commit nobody vouches for shows what it did; others go on.
             if self.repository.require_signed
                 && let Err(why) = self.vouch(&tip)
             {
-                refused.push(format!("{branch}: {why}"));
-                known.branches.extend(
-                    before
-                        .branches
-                        .get_key_value(&branch)
-                        .map(|(name, tips)| (name.clone(), tips.clone())),
-                );
+                known.refused.insert(branch.clone(), why);
+                known.branches.extend(former.map(|tips| (branch, tips)));
                 continue;
             }
-            let mut tips = before.branches.get(&branch).cloned().unwrap_or_default();
+            let mut tips = former.unwrap_or_default();
             tips.observe(tip, patience, now);
             known.branches.insert(branch, tips);
         }
-        if known != before {
+        if known.branches != before.branches {
             let text =
                 serde_json::to_string(&known).map_err(|error| GitError(error.to_string()))?;
             let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
             file.write_all(text.as_bytes()).map_err(failed)?;
             file.persist(self.folder.join("tips.json")).map_err(|error| failed(error.error))?;
         }
-        if refused.is_empty() { Ok(known) } else { Err(GitError(refused.join("; "))) }
+        Ok(known)
     }
 
-    /// Asks, and fetches what is new: into a mirror beside the old one where that is damaged.
+    /// Asks, and fetches what is new: into a mirror beside the old one where that is damaged. What of the
+    /// old one can be read stays so, for the runs of earlier commits.
     fn fetch(&self) -> Result<Vec<remote::Branch>, GitError> {
-        let (objects, damaged) = (self.folder.join("objects.git"), self.folder.join(DAMAGED));
-        if !damaged.exists() {
+        let at = |name: &str| self.folder.join(name);
+        let (objects, new, old) = (at("objects.git"), at("new.git"), at("old.git"));
+        let lacks = std::fs::read_to_string(at(DAMAGED)).ok();
+        // Once for each commit: what a fetch does not bring, the next one will not bring either.
+        let tried = std::fs::read_to_string(at(RENEWED)).ok();
+        let Some(lacks) = lacks.filter(|lacks| tried.as_ref() != Some(lacks)) else {
             let found = remote::poll(&self.repository, &objects);
             if found.is_err() && objects.exists() && !remote::is_sound(&objects) {
-                let _ = std::fs::write(&damaged, "");
+                let _ = std::fs::write(at(DAMAGED), "references");
             }
             return found;
-        }
+        };
         let failed = |error: std::io::Error| GitError(format!("{}: {error}", objects.display()));
-        let (new, old) = (self.folder.join("new.git"), self.folder.join("old.git"));
-        for leftover in [&new, &old] {
-            let _ = std::fs::remove_dir_all(leftover);
-        }
+        let _ = std::fs::remove_dir_all(&new);
         let found = remote::poll(&self.repository, &new)?;
-        let _ = std::fs::rename(&objects, &old);
-        std::fs::rename(&new, &objects).map_err(failed)?;
         let _ = std::fs::remove_dir_all(&old);
-        std::fs::remove_file(&damaged).map_err(failed)?;
+        // The old objects are at the second place from here on, at the first for a moment before.
+        let places = [&new, &old].map(|place| format!("{}\n", place.join("objects").display()));
+        std::fs::create_dir_all(new.join("objects/info")).map_err(failed)?;
+        std::fs::write(new.join("objects/info/alternates"), places.concat()).map_err(failed)?;
+        if objects.exists() {
+            let here = rustix::fs::CWD;
+            rustix::fs::renameat_with(here, &new, here, &objects, RenameFlags::EXCHANGE)
+                .map_err(|error| failed(error.into()))?;
+            std::fs::rename(&new, &old).map_err(failed)?;
+        } else {
+            std::fs::rename(&new, &objects).map_err(failed)?;
+        }
+        std::fs::write(at(RENEWED), lacks).map_err(failed)?;
+        std::fs::remove_file(at(DAMAGED)).map_err(failed)?;
         Ok(found)
     }
 
@@ -163,8 +184,8 @@ pub fn content(objects: &Path, commit: &str, path: &str) -> Result<Vec<u8>, Stri
 /// A commit as a source, with the results of its runs beside.
 pub struct GitSource {
     objects: PathBuf,
-    /// What tells the next poll that the mirror is damaged; none where the repository is read in place.
-    damaged: Option<PathBuf>,
+    /// The mirror; none where the repository is read in place.
+    mirror: Option<Mirror>,
     results: PathBuf,
     shown: String,
     commit: Option<String>,
@@ -179,9 +200,9 @@ impl GitSource {
     pub fn new(mirror: &Mirror, results: &Path, commit: Option<String>, max_points: usize) -> Self {
         Self {
             objects: mirror.objects(),
-            damaged: match &mirror.repository.address {
+            mirror: match &mirror.repository.address {
                 Address::Path(_) => None,
-                Address::Url { .. } => Some(mirror.folder.join(DAMAGED)),
+                Address::Url { .. } => Some(mirror.clone()),
             },
             results: results.to_owned(),
             shown: mirror.repository.address.to_string(),
@@ -205,11 +226,16 @@ impl GitSource {
             let tree = CommitTree::new(&repository, &mut self.blobs, commit)?;
             Ok(work(tree, commit))
         });
-        if let Some(mark) =
-            self.damaged.as_ref().filter(|_| worked.is_err() || self.blobs.damaged.get())
-        {
-            // It is only a cache: the next poll makes it anew.
-            let _ = std::fs::write(mark, "");
+        let damaged =
+            self.blobs.damaged.get() || worked.as_ref().err().is_some_and(remote::is_damage);
+        if let Some(mirror) = &self.mirror {
+            if !damaged {
+                let _ = std::fs::remove_file(mirror.folder.join(RENEWED));
+            } else if mirror.known().has(commit) {
+                // It is only a cache: the next poll makes it anew. Commits that no branch has any more
+                // it cannot bring back.
+                let _ = std::fs::write(mirror.folder.join(DAMAGED), commit);
+            }
         }
         worked.map_err(|error| failed(format!("its objects cannot be read: {}", error.message())))
     }

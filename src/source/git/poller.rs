@@ -5,7 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "waits, and takes the time of each poll")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub struct Health {
     pub answered: Option<Timestamp>,
     /// Since when it fails, and why it did last.
     pub failing: Option<(Timestamp, String)>,
+    /// Branches whose newest commit is not trusted, with the reason.
+    pub refused: BTreeMap<String, String>,
     /// Rises with each poll that found something new.
     pub changes: u64,
     /// How often it was polled.
@@ -171,8 +173,11 @@ fn work(shared: &Shared) {
         match polled {
             Ok(known) => {
                 slot.failures = 0;
-                let news = known != before || slot.health.failing.take().is_some();
+                let recovered = slot.health.failing.take().is_some();
+                let told = known.refused != slot.health.refused;
+                let news = known.branches != before.branches || recovered || told;
                 slot.health.changes += u64::from(news);
+                slot.health.refused = known.refused;
                 slot.health.answered = Some(now);
             }
             Err(error) => {

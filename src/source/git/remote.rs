@@ -80,6 +80,15 @@ pub fn open(path: &Path) -> Result<Repository, git2::Error> {
     Repository::open_bare(path)
 }
 
+/// Whether an error says that objects are missing or broken, rather than that nothing can be read now.
+pub fn is_damage(error: &git2::Error) -> bool {
+    use ErrorClass::{
+        Index, Indexer, Object, Odb, Reference, Repository as OfRepository, Tree, Zlib,
+    };
+    let classes = [Index, Indexer, Object, Odb, Reference, OfRepository, Tree, Zlib];
+    classes.contains(&error.class())
+}
+
 /// Whether a mirror's own references can be read.
 pub fn is_sound(mirror: &Path) -> bool {
     let all = |repository: &Repository| Ok(repository.references()?.all(|one| one.is_ok()));
@@ -229,6 +238,8 @@ fn fetch(
 /// What a connection may use, and what went wrong on our side of it.
 struct Access {
     credentials: Option<PathBuf>,
+    /// Whether the secret may be there for the keys of signers alone.
+    signers_only: bool,
     host: String,
     port: u16,
     tried: u32,
@@ -244,7 +255,8 @@ impl Access {
         };
         let credentials = wanted.credentials.clone();
         let deadline = Instant::now() + DEADLINE;
-        Self { credentials, host, port, tried: 0, refusal: None, deadline }
+        let signers_only = wanted.require_signed;
+        Self { credentials, signers_only, host, port, tried: 0, refusal: None, deadline }
     }
 
     fn callbacks(&mut self) -> RemoteCallbacks<'_> {
@@ -301,7 +313,12 @@ impl Access {
         if self.tried > 1 {
             return self.refuse("the credentials were refused".into());
         }
-        let folder = self.credentials.clone();
+        // A secret that holds keys of signers alone is none to log in with.
+        let holds = |folder: &PathBuf| {
+            let own = ["ssh-privatekey", "password", "username"];
+            own.iter().any(|key| folder.join(key).exists())
+        };
+        let folder = self.credentials.clone().filter(|folder| !self.signers_only || holds(folder));
         let open = ["password", "ssh-privatekey", "passphrase"].into_iter().find(|key| {
             let data = folder.as_ref().and_then(|folder| std::fs::metadata(folder.join(key)).ok());
             data.is_some_and(|data| data.permissions().mode() & 0o077 != 0)
@@ -321,7 +338,7 @@ impl Access {
                 let key = format!("{key}\n");
                 return Cred::ssh_key_from_memory(user, None, &key, read("passphrase").as_deref());
             }
-            if self.credentials.is_some() {
+            if folder.is_some() {
                 return self.refuse("the secret has no `ssh-privatekey`".into());
             }
             return own_key(user).or_else(|_| Cred::ssh_key_from_agent(user));
@@ -330,7 +347,7 @@ impl Access {
             let user = read("username").or(user.map(str::to_owned));
             return Cred::userpass_plaintext(&user.unwrap_or_else(|| "git".into()), &password);
         }
-        if let Some(folder) = &self.credentials {
+        if let Some(folder) = &folder {
             let why = format!("{} has no `password`", folder.display());
             return self.refuse(why);
         }

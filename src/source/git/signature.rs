@@ -2,11 +2,11 @@
 //!
 //! Owns which signatures count: those of SSH keys in `allowed_signers` (the file of git's
 //! `gpg.ssh.allowedSignersFile`), and those of PGP keys in `keyring.gpg` (what `gpg --export` prints),
-//! which `gpgv` judges. Both files are read at each use. The newest commit vouches for what it shows.
+//! which `gpg` judges. Both files are read at each use, and only their owner may write to them. The newest commit vouches for what it shows.
 
-#![expect(clippy::disallowed_methods, reason = "reads keys, and asks gpgv")]
+#![expect(clippy::disallowed_methods, reason = "reads keys, and asks gpg")]
 
-use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -40,59 +40,88 @@ pub fn verify(repository: &Repository, commit: Oid, keys: &Path) -> Result<(), S
     judged.map_err(|why| format!("commit {short} is not trusted: {why}"))
 }
 
+/// The content of a file of keys, which nobody else may write to.
+fn keys_in(path: &Path) -> Result<Vec<u8>, String> {
+    let failed = |error: std::io::Error| format!("failed to read {}: {error}", path.display());
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
+    if mode & 0o022 != 0 {
+        return Err(format!("others may write to {}: chmod go-w it", path.display()));
+    }
+    std::fs::read(path).map_err(failed)
+}
+
 fn by_ssh(text: &str, signed: &[u8], signers: &Path, at: Timestamp) -> Result<(), String> {
     let signature =
         SshSig::from_pem(text).map_err(|error| format!("its signature is broken: {error}"))?;
-    let known = std::fs::read_to_string(signers)
-        .map_err(|error| format!("failed to read {}: {error}", signers.display()))?;
+    let known = String::from_utf8_lossy(&keys_in(signers)?).into_owned();
     let wanted = PublicKey::from(signature.public_key().clone());
-    let listed = known.lines().filter_map(|line| signer(line, at));
-    let known = listed.into_iter().any(|key| key.key_data() == wanted.key_data());
-    if !known {
-        let print = wanted.fingerprint(ssh_key::HashAlg::Sha256);
+    let own = |signer: &Signer| signer.key.key_data() == wanted.key_data();
+    let listed: Vec<Signer> = known.lines().filter_map(signer).filter(own).collect();
+    let print = wanted.fingerprint(ssh_key::HashAlg::Sha256);
+    if listed.is_empty() {
         return Err(format!("the key {print} that signed it is not among allowed_signers"));
+    }
+    if !listed.iter().any(|signer| signer.may_sign(at)) {
+        return Err(format!(
+            "the key {print} is among allowed_signers, but not for git's commits of {at:.0}"
+        ));
     }
     wanted
         .verify(NAMESPACE, signed, &signature)
         .map_err(|_| "its signature is not that of its content".to_owned())
 }
 
-/// The key of a line of `allowed_signers` that may sign commits at an instant; none for comments, for
-/// authorities, whose certificates are not judged here, and for what cannot be read.
-fn signer(line: &str, at: Timestamp) -> Option<PublicKey> {
+/// A line of `allowed_signers`.
+struct Signer {
+    key: PublicKey,
+    options: Vec<(String, String)>,
+}
+
+impl Signer {
+    /// Whether it may sign commits at an instant. Certificates are not judged here, so that the key of an
+    /// authority signs nothing itself; an option that is not known allows nothing.
+    fn may_sign(&self, at: Timestamp) -> bool {
+        self.options.iter().all(|(name, value)| match name.as_str() {
+            "namespaces" => value.split(',').any(|pattern| {
+                let glob = globset::Glob::new(pattern.trim());
+                glob.is_ok_and(|glob| glob.compile_matcher().is_match(NAMESPACE))
+            }),
+            "valid-after" => instant(value).is_some_and(|from| at >= from),
+            "valid-before" => instant(value).is_some_and(|until| at < until),
+            _ => false,
+        })
+    }
+}
+
+/// Splits a text outside of double quotes.
+fn split(text: &str, at: impl Fn(char) -> bool) -> Vec<&str> {
+    let mut quoted = false;
+    let parts = text.split(|c: char| {
+        quoted ^= c == '"';
+        !quoted && at(c)
+    });
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// `PRINCIPALS [OPTIONS] TYPE KEY [COMMENT]`; none for comments and for what cannot be read.
+fn signer(line: &str) -> Option<Signer> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return None;
     }
-    // PRINCIPALS [OPTIONS] TYPE KEY [COMMENT]; quoted options may hold blanks.
-    let mut words = Vec::new();
-    let mut quoted = false;
-    for part in line.split(|c: char| {
-        quoted ^= c == '"';
-        c.is_whitespace() && !quoted
-    }) {
-        if !part.is_empty() {
-            words.push(part);
-        }
-    }
-    let start =
-        words.iter().skip(1).position(|word| word.contains("ssh-") || word.contains("ecdsa-"))?;
+    let words = split(line, char::is_whitespace);
+    let is_type = |word: &&str| {
+        ["ssh-", "ecdsa-", "sk-"].iter().any(|kind| word.starts_with(kind)) && !word.contains('=')
+    };
+    let start = words.iter().skip(1).position(is_type)?;
     let (options, key) = words[1..].split_at(start);
-    let fits = options.iter().flat_map(|options| options.split(',')).all(|option| {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        let value = value.trim_matches('"');
-        match name.to_ascii_lowercase().as_str() {
-            "namespaces" => value == NAMESPACE,
-            "valid-after" => instant(value).is_some_and(|from| at >= from),
-            "valid-before" => instant(value).is_some_and(|until| at < until),
-            _ => false,
-        }
-    });
     let [kind, data, ..] = key else { return None };
-    if !fits {
-        return None;
-    }
-    PublicKey::from_openssh(&format!("{kind} {data}")).ok()
+    let options = options.iter().flat_map(|options| split(options, |c| c == ',')).map(|option| {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        (name.to_ascii_lowercase(), value.trim_matches('"').to_owned())
+    });
+    let key = PublicKey::from_openssh(&format!("{kind} {data}")).ok()?;
+    Some(Signer { key, options: options.collect() })
 }
 
 /// `YYYYMMDD[HHMM[SS]]`, in UTC with a `Z` behind and also without.
@@ -103,31 +132,51 @@ fn instant(text: &str) -> Option<Timestamp> {
     Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
 }
 
+/// What gpg says of a signature that does not count.
+const REFUSED: [&str; 6] = ["BADSIG", "ERRSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "NODATA"];
+
 fn by_pgp(text: &str, signed: &[u8], keyring: &Path) -> Result<(), String> {
     if !keyring.is_file() {
         return Err(format!("there is no {} to judge its PGP signature by", keyring.display()));
     }
-    let file = |content: &[u8]| -> std::io::Result<tempfile::NamedTempFile> {
-        let mut file = tempfile::NamedTempFile::new()?;
-        file.write_all(content)?;
-        Ok(file)
-    };
+    let keys = keys_in(keyring)?;
     let failed = |error: std::io::Error| format!("failed to keep its signature: {error}");
-    let (signature, content) =
-        (file(text.as_bytes()).map_err(failed)?, file(signed).map_err(failed)?);
-    let asked = Command::new("gpgv")
-        .arg("--keyring")
-        .arg(keyring)
-        .args([signature.path(), content.path()])
+    // A home of its own: whom the person at this machine trusts is not the source's business.
+    let home = tempfile::tempdir().map_err(failed)?;
+    let file = |name: &str, content: &[u8]| {
+        let path = home.path().join(name);
+        std::fs::write(&path, content).map(|()| path).map_err(failed)
+    };
+    let keys = file("keys.gpg", &keys)?;
+    let (signature, content) = (file("signature", text.as_bytes())?, file("content", signed)?);
+    let asked = Command::new("gpg")
+        .arg("--homedir")
+        .arg(home.path())
+        .args(["--batch", "--no-default-keyring", "--trust-model", "always", "--lock-never"])
+        .args(["--weak-digest", "SHA1", "--status-fd", "1", "--keyring"])
+        .arg(keys)
+        .arg("--verify")
+        .args([signature, content])
         .stdin(Stdio::null())
         .output();
-    let asked = asked.map_err(|error| format!("gpgv, which judges PGP signatures: {error}"))?;
-    if asked.status.success() {
-        return Ok(());
+    let asked = asked.map_err(|error| format!("gpg, which judges PGP signatures: {error}"))?;
+    let said = String::from_utf8_lossy(&asked.stdout);
+    let words: Vec<&str> =
+        said.lines().filter_map(|line| line.strip_prefix("[GNUPG:] ")?.split(' ').next()).collect();
+    let count = |word: &str| words.iter().filter(|known| **known == word).count();
+    let refused = words.iter().find(|word| REFUSED.contains(word));
+    match (asked.status.success(), count("GOODSIG"), count("VALIDSIG"), refused) {
+        (true, 1, 1, None) => Ok(()),
+        (_, _, _, Some(&"REVKEYSIG")) => Err("the PGP key that signed it was revoked".into()),
+        (_, _, _, Some(&("EXPKEYSIG" | "EXPSIG"))) => {
+            Err("its PGP signature, or the key of it, has expired".into())
+        }
+        _ => {
+            let words = String::from_utf8_lossy(&asked.stderr);
+            let why = words.lines().last().unwrap_or("gpg refused it");
+            Err(format!("its PGP signature: {}", why.trim_start_matches("gpg: ")))
+        }
     }
-    let words = String::from_utf8_lossy(&asked.stderr);
-    let why = words.lines().last().unwrap_or("gpgv refused it").trim_start_matches("gpgv: ");
-    Err(format!("its PGP signature: {why}"))
 }
 
 #[cfg(test)]
@@ -140,13 +189,16 @@ mod tests {
     #[test]
     fn lines_of_allowed_signers() {
         let at = "2026-11-25T12:00:00Z".parse().unwrap();
-        let knows = |line: &str| signer(line, at).is_some();
+        let knows = |line: &str| signer(line).is_some_and(|signer| signer.may_sign(at));
         assert!(knows(&format!("ada@example.org {KEY} a comment")));
         assert!(knows(&format!("*@example.org namespaces=\"git\" {KEY}")));
         assert!(knows(&format!("a valid-after=\"20260101\",valid-before=\"20270101Z\" {KEY}")));
         assert!(!knows(&format!("a valid-before=\"202611251159\" {KEY}")));
         assert!(!knows(&format!("a valid-after=\"20261125120001Z\" {KEY}")));
         assert!(!knows(&format!("a namespaces=\"file\" {KEY}")));
+        assert!(knows(&format!("a namespaces=\"file,git\",valid-after=\"20260101\" {KEY}")));
+        assert!(knows(&format!("a namespaces=\"g*\" {KEY}")) && knows(&format!("\"a b\" {KEY}")));
+        assert!(!knows(&format!("a no-touch-required {KEY}")), "what is not known allows nothing");
         assert!(!knows(&format!("a cert-authority {KEY}")), "certificates are not judged");
         assert!(!knows(&format!("# {KEY}")) && !knows("") && !knows("a ssh-ed25519 broken"));
     }

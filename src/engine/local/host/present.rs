@@ -63,6 +63,11 @@ impl Host<'_> {
             return Ok(Present::Broken(message));
         }
         let present = Fingerprint::new(self.pipeline, &named.files);
+        if matches!(self.files, Files::Folder)
+            && let Some(path) = self.emptied(&present)?
+        {
+            return Ok(Present::Broken(format!("{path} is empty, which it was not")));
+        }
         let recorded = self.spec.fingerprint.as_ref();
         if recorded.is_none_or(|recorded| recorded.digest == present.digest) {
             return Ok(Present::Taken);
@@ -76,6 +81,19 @@ impl Host<'_> {
         self.spec.fingerprint = Some(present);
         self.store.update_spec(&self.run.name, &self.spec)?;
         Ok(Present::Taken)
+    }
+
+    /// A file that is empty all at once: since a change was accepted, or since the run before.
+    fn emptied(&self, present: &Fingerprint) -> Result<Option<String>, StoreError> {
+        let row = self.store.pipelines()?.into_iter().find(|row| row.id == self.id);
+        let accepted = row.and_then(|row| row.ledger.change.accepted);
+        if let Some(accepted) = accepted {
+            return Ok(present.emptied_since(&accepted));
+        }
+        let before =
+            self.store.runs_of(&self.id)?.into_iter().filter(|stored| stored.ended.is_some());
+        let newest = before.max_by_key(|stored| stored.ended).and_then(|one| one.spec.fingerprint);
+        Ok(newest.and_then(|before| present.emptied_since(&before)))
     }
 
     /// Copies a notebook as it is now. Not to be able to read it says something of the source; not
