@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use super::error::{CliError, Code};
 use super::lanes::Configuration;
 use crate::engine::local::{Files, Hosting, host, supervise};
+use crate::plan::Run;
+use crate::source::git::Mirror;
 use crate::source::{DirectorySource, GitSource, Source};
 use crate::store::{SqliteStore, Store};
-use crate::types::RunName;
+use crate::types::{RunName, TriggerKind};
 
 /// Which run, where.
 #[derive(clap::Args, Debug)]
@@ -47,6 +49,8 @@ pub fn run_host(args: &Args) -> Result<Code, CliError> {
     let (root, mirror, commit) = known.unwrap_or((args.root.clone(), None, String::new()));
     let (files, source): (Files, Box<dyn Source>) = match mirror {
         Some(mirror) => {
+            let run = stored.as_ref().map(|stored| &stored.run);
+            let commit = run.map_or(commit.clone(), |run| commit_of(run, &mirror));
             let source = GitSource::new(&mirror, &root, Some(commit.clone()), usize::MAX);
             (Files::Commit { objects: mirror.objects(), commit }, Box::new(source))
         }
@@ -65,6 +69,18 @@ pub fn run_host(args: &Args) -> Result<Code, CliError> {
         source,
     })?;
     Ok(to_code(code))
+}
+
+/// The commit that a run sees: the one that it was claimed for. Where that is gone before it begins, a
+/// change is over, and any other run takes the one in force.
+fn commit_of(run: &Run, mirror: &Mirror) -> String {
+    let own = run.revision.clone();
+    let begun = run.started_at.is_some() || run.trigger.kind == TriggerKind::Change;
+    if begun || mirror.holds(&own) {
+        return own;
+    }
+    let branch = run.source.split_once('@').map(|(_, branch)| branch);
+    mirror.in_force(branch).unwrap_or(own)
 }
 
 fn to_code(code: i32) -> Code {

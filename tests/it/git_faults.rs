@@ -260,3 +260,38 @@ fn a_replica_that_lags_starts_nothing() {
         assert_eq!(status["sources"][0]["revision"], second.as_str(), "what was in force stays");
     }
 }
+
+/// A run that waits for its turn, of a commit that is gone by then, takes the one in force.
+#[test]
+fn a_waiting_run_whose_commit_is_gone_takes_the_newest() {
+    let git = Git::new();
+    let gate = git.place.beside("gate");
+    let script = |text: &str| {
+        format!(
+            "import os, time\nwhile not os.path.exists({gate:?}): time.sleep(0.05)\nprint({text:?})"
+        )
+    };
+    git.write("jupyterflow.yaml", &format!("triggers: []\n{HELLO}"));
+    git.write("a.py", &script("old")).push();
+    git.configure(&format!("{{git: {{url: '{}'}}, poll: 1s}}", git.url()), "");
+    git.once().expect(0);
+    for _ in 0..2 {
+        git.place.run(&["run", "--pipeline", "hello", "--detach"]).expect(0);
+    }
+    git.inside(&["checkout", "-q", "--orphan", "other"]);
+    let newest = git.write("a.py", &script("new")).push();
+    git.inside(&["push", "-q", "-f", "origin", "HEAD:main"]);
+    let mirror = objects(&git).parent().unwrap().to_owned();
+    std::fs::remove_dir_all(mirror).unwrap();
+    let up = git.place.spawn(&["up", "--config", "sources.yaml"]);
+    wait_for("the new commit", || {
+        git.place.document(&["status"])["sources"][0]["revision"] == newest.as_str()
+    });
+    std::fs::write(&gate, "").unwrap();
+    let ended = || git.place.runs().iter().all(|run| run["finishedAt"].is_string());
+    wait_for("the end of both", ended);
+    let second = git.newest();
+    assert_eq!(second["phase"], "Succeeded", "{second}\n{}", up.log());
+    assert_eq!(second["revision"], newest.as_str());
+    assert_eq!(git.log_of(&second, "a"), "new\n");
+}

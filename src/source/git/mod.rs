@@ -157,6 +157,23 @@ impl Mirror {
         signature::verify(&repository, git2::Oid::from_str(&tip.commit).map_err(words)?, keys)
     }
 
+    /// Whether a commit can be read.
+    pub fn holds(&self, commit: &str) -> bool {
+        let found =
+            || remote::open(&self.objects())?.find_commit(git2::Oid::from_str(commit)?).map(drop);
+        found().is_ok()
+    }
+
+    /// The commit in force for a branch; without one, for the only branch that there is.
+    pub fn in_force(&self, branch: Option<&str>) -> Option<String> {
+        let known = self.known().branches;
+        let tips = match branch {
+            Some(branch) => known.get(branch),
+            None => known.values().next(),
+        };
+        tips?.accepted.as_ref().map(|tip| tip.commit.clone())
+    }
+
     /// What the last poll found.
     pub fn known(&self) -> Known {
         let text = std::fs::read_to_string(self.folder.join("tips.json")).unwrap_or_default();

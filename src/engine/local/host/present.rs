@@ -68,6 +68,10 @@ impl Host<'_> {
         {
             return Ok(Present::Broken(format!("{path} is empty, which it was not")));
         }
+        if let Files::Commit { commit, .. } = &self.files {
+            // Another one where its own is gone.
+            self.run.revision.clone_from(commit);
+        }
         let recorded = self.spec.fingerprint.as_ref();
         if recorded.is_none_or(|recorded| recorded.digest == present.digest) {
             return Ok(Present::Taken);
