@@ -20,9 +20,9 @@ const TICK: Duration = Duration::from_millis(20);
 /// Where two looks are further apart, the thread was stopped or starved.
 const STALL: Duration = Duration::from_millis(80);
 /// A channel that was empty for so long has nothing queued, and after a stall a full queue is read
-/// within the second of these.
-const LULL: Duration = Duration::from_millis(10);
-const CATCH_UP: Duration = Duration::from_secs(2);
+/// within the second of these; both also where the machine has much else to do.
+const LULL: Duration = Duration::from_millis(50);
+const CATCH_UP: Duration = Duration::from_secs(4);
 /// So many bytes may wait for the executor; then the thread reads no further, and memory is bounded.
 const WAITING: usize = 4 << 20;
 
