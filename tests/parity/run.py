@@ -7,6 +7,7 @@ the table in docs/papermill.md names may differ; each such case says so by a key
 """
 
 import copy
+import itertools
 import json
 import os
 import re
@@ -70,14 +71,16 @@ def tidy(value):
 
 def outputs(cell):
     joined = []
-    for output in cell.get("outputs", []):
-        output = tidy(output)
-        last = joined[-1] if joined else {}
-        if output["output_type"] == last.get("output_type") == "stream" and output["name"] == last["name"]:
-            last["text"] += output["text"]
-        else:
-            joined.append(output)
-    # Which of two streams comes first is chance, where they are beside each other.
+    for is_stream, stretch in itertools.groupby(map(tidy, cell.get("outputs", [])), lambda one: one["output_type"] == "stream"):
+        if not is_stream:
+            joined.extend(stretch)
+            continue
+        # Which of two streams comes first is chance where they are beside each other: a kernel sends each by a timer.
+        streams = {}
+        for output in stretch:
+            known = streams.setdefault(output["name"], {**output, "text": ""})
+            known["text"] += output["text"]
+        joined.extend(streams[name] for name in sorted(streams))
     return joined
 
 
