@@ -43,14 +43,13 @@ pub fn run_host(args: &Args) -> Result<Code, CliError> {
     let stored = store.run(run.as_str())?;
     let known = stored.as_ref().zip(configuration.as_ref()).and_then(|(stored, configuration)| {
         let (root, mirror) = configuration.place_of(&stored.run.source, &args.state)?;
-        Some((root, mirror, stored.run.revision.clone()))
+        let with_commit = |mirror: Mirror| (commit_of(&stored.run, &mirror), mirror);
+        Some((root, mirror.map(with_commit)))
     });
     // What no source is known of works in the state's own root, where its results lie.
-    let (root, mirror, commit) = known.unwrap_or((args.root.clone(), None, String::new()));
+    let (root, mirror) = known.unwrap_or((args.root.clone(), None));
     let (files, source): (Files, Box<dyn Source>) = match mirror {
-        Some(mirror) => {
-            let run = stored.as_ref().map(|stored| &stored.run);
-            let commit = run.map_or(commit.clone(), |run| commit_of(run, &mirror));
+        Some((commit, mirror)) => {
             let source = GitSource::new(&mirror, &root, Some(commit.clone()), usize::MAX);
             (Files::Commit { objects: mirror.objects(), commit }, Box::new(source))
         }

@@ -201,15 +201,10 @@ fn once(
                 let Some(run) = session.run(&name)? else { continue };
                 if for_people {
                     follower.show(&run);
+                } else if run.phase.is_ended() {
+                    tell::end(&run);
                 }
-                match run.phase.is_ended() {
-                    true if !for_people => {
-                        tell::end(&run);
-                        ended.push(run);
-                    }
-                    true => ended.push(run),
-                    false => still.push(name),
-                }
+                if run.phase.is_ended() { ended.push(run) } else { still.push(name) }
             }
             open = still;
             if let Some(number) = signals.received() {

@@ -55,8 +55,7 @@ impl Watch {
             if tells(&event) {
                 told.count.fetch_add(1, Ordering::Relaxed);
             }
-            let removed = !matches!(event.kind, EventKind::Remove(RemoveKind::File));
-            if removed && matches!(event.kind, EventKind::Remove(_)) {
+            if matches!(event.kind, EventKind::Remove(kind) if kind != RemoveKind::File) {
                 told.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(event.paths);
             }
         });

@@ -117,10 +117,10 @@ impl Mirror {
     fn fetch(&self) -> Result<Vec<remote::Branch>, GitError> {
         let at = |name: &str| self.folder.join(name);
         let (objects, new, old) = (at("objects.git"), at("new.git"), at("old.git"));
-        let lacks = std::fs::read_to_string(at(DAMAGED)).ok();
+        let text = |name: &str| std::fs::read_to_string(at(name)).ok();
         // Once for each commit: what a fetch does not bring, the next one will not bring either.
-        let tried = std::fs::read_to_string(at(RENEWED)).ok();
-        let Some(lacks) = lacks.filter(|lacks| tried.as_ref() != Some(lacks)) else {
+        let lacks = text(DAMAGED).filter(|lacks| text(RENEWED).as_ref() != Some(lacks));
+        let Some(lacks) = lacks else {
             let found = remote::poll(&self.repository, &objects);
             if found.is_err() && objects.exists() && !remote::is_sound(&objects) {
                 let _ = std::fs::write(at(DAMAGED), "references");
