@@ -33,6 +33,7 @@ pub mod check;
 pub mod cli;
 pub mod engine;
 pub mod executor;
+pub mod jupyterhub;
 pub mod notebook;
 pub mod plan;
 pub mod reconcile;

@@ -23,6 +23,8 @@ pub enum Code {
     Bug,
     /// Ended by a signal.
     Signal(u8),
+    /// Of a step in a pod, whose own it is.
+    Step(u8),
 }
 
 impl Code {
@@ -37,6 +39,7 @@ impl Code {
             Self::SecondUp => 5,
             Self::Bug => 70,
             Self::Signal(number) => 128_u8.saturating_add(number),
+            Self::Step(number) => number,
         }
     }
 
@@ -48,7 +51,7 @@ impl Code {
             Self::SecondUp => 2,
             Self::Usage => 3,
             Self::Unreachable => 4,
-            Self::Failed => 5,
+            Self::Failed | Self::Step(_) => 5,
             Self::WouldAct => 6,
             Self::Done => 7,
         };
@@ -85,6 +88,11 @@ impl CliError {
     pub fn bug(error: &dyn fmt::Display) -> Self {
         let hint = Some("this is a bug in jupyterflow: please report it with the command".into());
         Self { code: Code::Bug, message: error.to_string(), hint }
+    }
+
+    /// What happened, without what to do.
+    pub fn message(&self) -> String {
+        self.message.clone()
     }
 
     /// The same error with another code.

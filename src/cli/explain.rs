@@ -43,7 +43,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
 }
 
 fn of_run(session: &Session, stored: StoredRun) -> ExplanationDocument {
-    let run = session.as_it_stands(stored.run);
+    let run = session.as_it_stands(&stored);
     let mut because = stored.spec.because;
     let given =
         run.params.iter().map(|(name, value)| format!("parameter {name} = {value} was given"));

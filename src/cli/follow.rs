@@ -139,7 +139,7 @@ pub fn summary(place: &Place, run: &Run, folder: &str) -> String {
     });
     text.push_str("\n\n");
     text.push_str(&print::table(&["STEP", "PHASE", "TIME", "METRICS"], rows.collect()));
-    let results = crate::engine::local::results_folder(folder, run.name.as_str());
+    let results = crate::engine::step::leftovers::results_folder(folder, run.name.as_str());
     let mut files =
         vec![vec!["run document".to_owned(), place.shown(&format!("{results}/run.json"))]];
     for step in &run.steps {

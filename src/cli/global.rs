@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 
-use super::error::CliError;
 use super::print::Format;
 
 /// Options that every command takes.
@@ -42,23 +41,4 @@ pub enum Color {
     Always,
     /// Never.
     Never,
-}
-
-impl Global {
-    /// Which engine executes, and why, for the first line of `run`.
-    ///
-    /// # Errors
-    /// This version has no such engine.
-    pub fn engine(&self) -> Result<&'static str, CliError> {
-        match self.engine.as_deref() {
-            Some("argo") => {
-                Err(CliError::usage("this version has no argo engine yet")
-                    .hint("use --engine local"))
-            }
-            Some("local") => Ok("engine: local (asked for)"),
-            None => Ok("engine: local (the default)"),
-            Some(other) => Err(CliError::usage(format!("there is no engine {other:?}"))
-                .hint("there are local and argo")),
-        }
-    }
 }

@@ -9,8 +9,10 @@
 )]
 
 mod backfill;
+mod cluster;
 mod doctor;
 mod documents;
+mod engines;
 mod error;
 mod exec;
 mod explain;
@@ -25,6 +27,7 @@ mod log;
 mod notebook;
 mod place;
 mod plan;
+mod pod;
 mod print;
 mod prune;
 mod retry;
@@ -89,6 +92,10 @@ enum Command {
     InternalSupervise(internal::Args),
     #[command(hide = true)]
     InternalHost(internal::Args),
+    #[command(hide = true)]
+    InternalInstall(pod::Install),
+    #[command(hide = true)]
+    InternalStep(pod::Pod),
 }
 
 /// The program. A panic is a bug, and ends it with the code of one.
@@ -143,6 +150,8 @@ fn run(command: &Command, global: &global::Global) -> Result<Code, CliError> {
             .hint("options are listed by --help; `jupyterflow doctor` shows what is found here")),
         Command::InternalSupervise(args) => internal::run_supervisor(args),
         Command::InternalHost(args) => internal::run_host(args),
+        Command::InternalInstall(args) => pod::install(args),
+        Command::InternalStep(args) => pod::step(args),
     }
 }
 

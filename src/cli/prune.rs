@@ -6,7 +6,7 @@ use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
 use super::session::{LocalEngineOptions, Session};
-use crate::engine::local::results_folder;
+use crate::engine::step::leftovers::results_folder;
 use crate::plan::{Run, prunable};
 use crate::reconcile::Look;
 use crate::store::{Store, StoredRun};

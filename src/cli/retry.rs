@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::cluster;
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
@@ -28,7 +29,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
-    let engine = global.engine()?;
+    let (engine, why) = cluster::chosen(global)?;
     let mut session = Session::to_read(global, &args.path)?;
     let stored = session.find_run(&args.run)?;
     if !stored.run.phase.is_ended() {
@@ -36,8 +37,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         return Err(CliError::usage(message).hint("stop it first"));
     }
     let definition = definition(&mut session, &stored, global)?;
-    print::talk(engine);
-    ask(global, &definition, &args.how, Some(stored), args.from.as_deref())
+    print::talk(&why);
+    ask(global, &definition, engine, &args.how, Some(stored), args.from.as_deref())
 }
 
 /// The pipeline as its file has it now, or as the run recorded it where the file has it no more.

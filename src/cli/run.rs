@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cluster;
 use super::error::{CliError, Code};
 use super::follow::{Follower, summary};
 use super::global::Global;
@@ -13,7 +14,7 @@ use super::target::Definition;
 use crate::notebook::parameters::Parameter;
 use crate::plan::{Phase, Run};
 use crate::reconcile::{self, Request, RequestError};
-use crate::store::{Given, Store, StoredRun};
+use crate::store::{EngineName, Given, Store, StoredRun};
 use crate::types::Timestamp;
 
 /// Run a pipeline, a notebook or a flow now, and follow it to its end
@@ -69,27 +70,35 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         return Err(CliError::usage("--dry-run is gone")
             .hint("`jupyterflow plan` and `jupyterflow graph` show what would run"));
     }
-    let engine = global.engine()?;
+    let (engine, why) = cluster::chosen(global)?;
     let (file, flow) = (args.file.as_deref(), args.flow.as_deref());
     let (target, name) = (args.target.as_deref(), args.pipeline.as_deref());
     let definition = match (Definition::of_state(global, name)?, target, file, flow) {
         (Some(known), None, None, None) => known,
         _ => Definition::find(global, target, file, flow, name)?,
     };
-    print::talk(engine);
-    ask(global, &definition, &args.how, None, None)
+    print::talk(&why);
+    ask(global, &definition, engine, &args.how, None, None)
 }
 
 /// Records a request and waits for its end.
 pub fn ask(
     global: &Global,
     definition: &Definition,
+    engine: EngineName,
     how: &How,
     again: Option<StoredRun>,
     from: Option<&str>,
 ) -> Result<Code, CliError> {
     let options = LocalEngineOptions { jobs: how.jobs, foreground: !how.detach };
     let mut session = Session::to_write(global, &definition.path, options)?;
+    if engine == EngineName::Argo {
+        if from.is_some() {
+            return Err(CliError::usage("--from needs the local engine in this version")
+                .hint("retry the whole run, or use --engine local"));
+        }
+        session.engine.choose_argo()?;
+    }
     let mut params = again.as_ref().map(|stored| stored.run.params.clone()).unwrap_or_default();
     params.extend(how.given());
     let request = Request {
@@ -146,6 +155,7 @@ fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<
         };
         follower.show(&run);
         if run.phase.is_ended() {
+            session.refresh(name)?;
             break run;
         }
         let count = signals.count();
@@ -153,8 +163,8 @@ fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<
             if heard == 0 {
                 follower.say("stopping the run; once more ends it at once");
                 session.store.request_stop(name, None)?;
-            } else {
-                session.engine.kill(name);
+            } else if let Some(stored) = session.store.run(name.as_str())? {
+                session.engine.kill(&stored);
             }
             heard = count;
             tick = 0;

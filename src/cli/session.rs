@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::engines::Engines;
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::lanes::{self, Configuration, Lane, Looking};
 use super::place::Place;
 use crate::engine::local::LocalEngine;
+use crate::engine::{Engine, Report};
 use crate::plan::{Observed, Phase, Run};
 use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, World};
 use crate::source::Hints;
@@ -31,7 +33,7 @@ pub struct Session {
     /// The memory.
     pub store: SqliteStore,
     /// What executes.
-    pub engine: LocalEngine,
+    pub engine: Engines,
     /// The sources that a configuration names; none where the place is the source.
     pub configuration: Option<Configuration>,
     /// What looks at each source.
@@ -87,6 +89,7 @@ impl Session {
     ) -> Self {
         let jobs = options.jobs.unwrap_or_else(processors);
         let engine = LocalEngine::new(&place.state, &place.root, jobs, options.foreground);
+        let engine = Engines::new(engine, place.root.clone(), options.jobs);
         let looking = Looking { max_points: global.max_points, stays: false };
         let spare = lanes::of_place(&place, looking);
         let lanes = Vec::new();
@@ -266,6 +269,12 @@ impl Session {
         reconcile::start_what_is_next(&mut world, memory, id, Timestamp::now())
     }
 
+    /// Records where a run stands that is executed elsewhere.
+    pub fn refresh(&mut self, name: &RunName) -> Result<(), StoreError> {
+        let Some(stored) = self.store.run(name.as_str())? else { return Ok(()) };
+        reconcile::refresh(&mut self.world(), &stored, Timestamp::now()).map(|_| ())
+    }
+
     /// A look, and a second one where something was written a moment ago.
     pub fn look_twice(&mut self, now: impl Fn() -> Timestamp) -> Result<Look, PassError> {
         let first = self.look(now())?;
@@ -324,20 +333,32 @@ impl Session {
         }
     }
 
-    /// The run as it stands: one whose host is gone awaits the next.
-    pub fn as_it_stands(&self, mut run: Run) -> Run {
-        use crate::engine::Engine;
-        let lost = matches!(run.phase, Phase::Running)
-            && self.engine.observe(&run.name) == Observed::Absent;
-        if lost {
+    /// The run as it stands: one whose host is gone awaits the next, and of one that is executed
+    /// elsewhere the engine tells.
+    pub fn as_it_stands(&self, stored: &StoredRun) -> Run {
+        let mut run = stored.run.clone();
+        if run.phase.is_ended() {
+            return run;
+        }
+        if let Ok(Report::Stands(mut told, steps)) = self.engine.report(stored, Timestamp::now()) {
+            told.steps = steps.into_iter().map(|state| state.record).collect();
+            return *told;
+        }
+        if run.phase == Phase::Running && self.engine.observe(stored) == Observed::Absent {
             run.phase = Phase::Interrupted;
         }
         run
     }
 
+    /// Whether something may be at work on a run.
+    pub fn is_at_work(&self, name: &RunName) -> Result<bool, StoreError> {
+        let stored = self.store.run(name.as_str())?;
+        Ok(stored.is_some_and(|stored| self.engine.observe(&stored) != Observed::Absent))
+    }
+
     /// One run as it stands now.
     pub fn run(&self, name: &RunName) -> Result<Option<Run>, StoreError> {
-        Ok(self.store.run(name.as_str())?.map(|stored| self.as_it_stands(stored.run)))
+        Ok(self.store.run(name.as_str())?.map(|stored| self.as_it_stands(&stored)))
     }
 
     /// The text of a pipeline's file, as far as it is known.

@@ -41,7 +41,7 @@ pub struct Logs {
 pub fn show(args: &Show, global: &Global) -> Result<Code, CliError> {
     let session = Session::to_read(global, &args.path)?;
     let stored = session.find_run(&args.run)?;
-    let run = session.as_it_stands(stored.run);
+    let run = session.as_it_stands(&stored);
     report(global, &session, &run, &stored.pipeline.folder)?;
     Ok(Code::Done)
 }

@@ -61,7 +61,7 @@ fn newest(session: &Session, count: usize) -> Result<Vec<Run>, CliError> {
     let stored = session.store.runs(count)?;
     let full = stored.into_iter().map(|stored| {
         let full = session.store.run(stored.run.name.as_str())?.unwrap_or(stored);
-        Ok(session.as_it_stands(full.run))
+        Ok(session.as_it_stands(&full))
     });
     full.collect()
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use tracing::{error, info, warn};
 
+use super::cluster;
 use super::error::{CliError, Code};
 use super::follow::{Follower, summary};
 use super::global::Global;
@@ -24,12 +25,11 @@ use super::run::{pause, phase_code};
 use super::session::{LocalEngineOptions, Session};
 use super::signals::Signals;
 use super::status;
-use crate::engine::Engine;
-use crate::plan::{Observed, Phase, Plan, Reason, Run};
+use crate::plan::{Phase, Plan, Reason, Run};
 use crate::reconcile::{Look, Seeing, SourceSeen};
 use crate::source::git::Health;
 use crate::spec::Pipeline;
-use crate::store::{Store, lease};
+use crate::store::{EngineName, Store, lease};
 use crate::types::{Period, RunName, Timestamp};
 use crate::web::{Figures, Served, SourceFigures};
 
@@ -73,7 +73,10 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
-    let engine = global.engine()?;
+    if cluster::named(global)? == Some(EngineName::Argo) {
+        return Err(CliError::usage("this version's `up` has the local engine only")
+            .hint("`run --engine argo` runs a pipeline on the cluster now"));
+    }
     log::set_up(args.log, global.quiet);
     if args.poll.is_some_and(|poll| poll.seconds() == 0) {
         return Err(CliError::usage("--poll 0s would never rest").hint("the least is 1s"));
@@ -90,7 +93,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     }
     session.keep_configuration()?;
     let signals = Signals::listen()?;
-    info!("{engine}; state in {}", session.place.state.display());
+    info!("engine: local; state in {}", session.place.state.display());
     let code = if args.once {
         once(args, global, &mut session, &signals)
     } else {
@@ -187,7 +190,7 @@ fn once(
             code = code.worse(tell::applied(&next));
         }
         for name in &open {
-            moving |= session.engine.observe(name) != Observed::Absent
+            moving |= session.is_at_work(name)?
                 || session.run(name)?.is_some_and(|run| run.phase != Phase::Pending);
         }
         if !moving {

@@ -4,9 +4,9 @@
 
 use super::look::{Look, Seeing};
 use super::{Memory, Scope, World};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Report};
 use crate::plan::{Action, Claim, Observed, Phase, PipelinePlan, Reason, Run};
-use crate::store::{Commit, RunSpec, StoreError, StoredRun};
+use crate::store::{Commit, EngineName, RunSpec, StoreError, StoredRun};
 use crate::types::{PipelineId, RunName, Timestamp};
 
 /// What applying a plan did, for people.
@@ -37,7 +37,7 @@ pub fn apply(
     let mut applied = Applied::default();
     for (id, planned) in &look.plan.pipelines {
         let Some(seeing) = look.pipelines.get(id) else { continue };
-        let claims = claims(scope, id, seeing, planned, now);
+        let claims = claims(scope, world.engine.name(), id, seeing, planned, now);
         match write(world, id, seeing, planned, &claims) {
             Ok(written) => applied.writes += i64::from(written),
             Err(StoreError::Conflict) => {
@@ -68,8 +68,11 @@ pub fn start_what_is_next(
     id: &PipelineId,
     now: Timestamp,
 ) -> Result<Applied, StoreError> {
-    let planned = super::look::plan_queue(world, memory, id, now)?;
     let mut applied = Applied::default();
+    for stored in world.store.runs_of(id)? {
+        applied.failed.extend(refresh(world, &stored, now)?);
+    }
+    let planned = super::look::plan_queue(world, memory, id, now)?;
     for action in &planned.actions {
         act(world, action, &[], &mut applied, now)?;
     }
@@ -104,6 +107,7 @@ fn write(
 
 fn claims(
     scope: &Scope,
+    engine: EngineName,
     id: &PipelineId,
     seeing: &Seeing,
     planned: &PipelinePlan,
@@ -111,7 +115,7 @@ fn claims(
 ) -> Vec<StoredRun> {
     let claim = |action: &Action| {
         let Action::Claim(claim) = action else { return None };
-        claimed_run(scope, id, seeing, claim, now)
+        claimed_run(scope, engine, id, seeing, claim, now)
     };
     planned.actions.iter().filter_map(claim).collect()
 }
@@ -119,6 +123,7 @@ fn claims(
 /// The run of a claim; none where no definition of its pipeline is known.
 pub fn claimed_run(
     scope: &Scope,
+    engine: EngineName,
     id: &PipelineId,
     seeing: &Seeing,
     claim: &Claim,
@@ -149,6 +154,8 @@ pub fn claimed_run(
             because: claim.because.clone(),
             kept_steps: Vec::new(),
             backfill: false,
+            engine,
+            handle: None,
         },
         stop_requested: false,
         stopped_by: None,
@@ -164,7 +171,7 @@ fn end_without_host(
 ) -> Result<(), StoreError> {
     let Some(mut stored) = world.store.run(name.as_str())? else { return Ok(()) };
     let why = stored.why_stopped();
-    if stored.run.phase.is_ended() || world.engine.observe(name) != Observed::Absent {
+    if stored.run.phase.is_ended() || world.engine.observe(&stored) != Observed::Absent {
         return Ok(());
     }
     let mut steps = world.store.steps(name)?;
@@ -193,12 +200,12 @@ pub fn end_if_stopped(
     name: &RunName,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let stop = world.store.run(name.as_str())?.is_some_and(|stored| stored.stop_requested);
+    let Some(stored) = world.store.run(name.as_str())? else { return Ok(()) };
     let elsewhere = world.store.lease(name.as_str())?.is_some_and(|lease| !lease.ours);
-    if stop
+    if stored.stop_requested
         && !elsewhere
-        && world.engine.observe(name) == Observed::Absent
-        && world.engine.stop(name).is_ok()
+        && world.engine.observe(&stored) == Observed::Absent
+        && world.engine.stop(&stored).is_ok()
     {
         end_without_host(world, name, now)?;
     }
@@ -219,7 +226,9 @@ fn act(
             if let Some(by) = by {
                 world.store.request_stop(run, Some(by))?;
             }
-            if let Err(error) = world.engine.stop(run) {
+            if let Some(stored) = world.store.run(run.as_str())?
+                && let Err(error) = world.engine.stop(&stored)
+            {
                 applied.failed.push(error);
             }
             // A host, also one of another machine, sees the recorded stop and ends itself.
@@ -227,16 +236,70 @@ fn act(
         }
         Action::Claim(_) | Action::Record { .. } => return Ok(()),
     };
-    match world.engine.start(start) {
-        Ok(()) => {
-            let claimed = claims.iter().find(|claim| claim.run.name == *start);
-            let run = match claimed {
-                Some(claim) => Some(claim.run.clone()),
-                None => world.store.run(start.as_str())?.map(|stored| stored.run),
-            };
-            applied.started.extend(run);
-        }
+    let claimed = claims.iter().find(|claim| claim.run.name == *start).cloned();
+    let stored = match claimed {
+        Some(claim) => Some(claim),
+        None => world.store.run(start.as_str())?,
+    };
+    let Some(mut stored) = stored else { return Ok(()) };
+    match begin(world, &mut stored)? {
+        Ok(()) => applied.started.push(stored.run),
         Err(error) => applied.failed.push(error),
     }
     Ok(())
+}
+
+/// Makes what will execute a run, keeps what the engine says of it, and only then lets it begin: so
+/// what vanishes afterwards is known to have been there.
+fn begin(
+    world: &mut World<'_>,
+    stored: &mut StoredRun,
+) -> Result<Result<(), EngineError>, StoreError> {
+    if stored.spec.handle.is_none() {
+        match world.engine.prepare(stored) {
+            Ok(None) => {}
+            Ok(handle) => {
+                stored.spec.handle = handle;
+                world.store.update_spec(&stored.run.name, &stored.spec)?;
+            }
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(world.engine.start(stored))
+}
+
+/// Writes where a run stands that is executed elsewhere, if there is anything to write.
+///
+/// # Errors
+/// The store.
+pub fn refresh(
+    world: &mut World<'_>,
+    stored: &StoredRun,
+    now: Timestamp,
+) -> Result<Option<EngineError>, StoreError> {
+    if stored.run.phase.is_ended() {
+        return Ok(None);
+    }
+    let name = &stored.run.name;
+    match world.engine.report(stored, now) {
+        Ok(Report::Nothing) => {}
+        Ok(Report::Stands(run, steps)) => {
+            // A step's end comes first: whoever sees the run's end sees all of it.
+            world.store.update_steps(name, &steps.iter().collect::<Vec<_>>())?;
+            if *run != stored.run {
+                world.store.update_run(&run)?;
+            }
+        }
+        Ok(Report::Vanished) => {
+            let run = Run {
+                phase: Phase::Unknown,
+                message: Some("what executed it is gone, and nobody saw its end".into()),
+                finished_at: Some(now),
+                ..stored.run.clone()
+            };
+            world.store.update_run(&run)?;
+        }
+        Err(error) => return Ok(Some(error)),
+    }
+    Ok(None)
 }

@@ -46,8 +46,9 @@ pub fn backfill(
         if asked.dry_run || done.claims.is_empty() {
             return Ok(done);
         }
+        let engine = world.engine.name();
         let claims = done.claims.iter().filter_map(|claim| {
-            let mut stored: StoredRun = claimed_run(scope, id, seeing, claim, now)?;
+            let mut stored: StoredRun = claimed_run(scope, engine, id, seeing, claim, now)?;
             stored.spec.backfill = true;
             Some(stored)
         });

@@ -17,7 +17,7 @@ use crate::source::{Source, SourceError};
 use crate::store::{Store, StoreError, Watch};
 use crate::types::{Digest, Period, PipelineId, RunName, Timestamp};
 
-pub use apply::{Applied, apply, end_if_stopped, start_what_is_next};
+pub use apply::{Applied, apply, end_if_stopped, refresh, start_what_is_next};
 pub use backfill::{Backfilling, backfill};
 pub use look::{Look, Seeing, SourceSeen, identity, look};
 pub use request::{Request, RequestError, request, suspend};

@@ -126,6 +126,8 @@ pub fn request(
             because: vec![because],
             kept_steps: kept.iter().map(|state| state.record.name.clone()).collect(),
             backfill: false,
+            engine: world.engine.name(),
+            handle: None,
         },
         stop_requested: false,
         stopped_by: None,

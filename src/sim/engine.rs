@@ -11,6 +11,7 @@ use super::source::Tree;
 use crate::engine::{Engine, EngineError};
 use crate::plan::{Observed, Phase};
 use crate::spec::Pipeline;
+use crate::store::StoredRun;
 use crate::types::{RunName, Timestamp};
 
 /// A host.
@@ -120,18 +121,24 @@ impl SimulatedEngine {
     pub fn show_all(&mut self) {
         self.hidden.clear();
     }
-}
 
-impl Engine for SimulatedEngine {
-    fn observe(&self, run: &RunName) -> Observed<()> {
+    /// Whether a run has a host, as far as can be seen.
+    pub fn look(&self, run: &RunName) -> Observed<()> {
         if self.hidden.contains(run) {
             return Observed::Unknown;
         }
         let there = self.hosts.iter().any(|host| host.run == *run);
         if there { Observed::Known(()) } else { Observed::Absent }
     }
+}
 
-    fn start(&mut self, run: &RunName) -> Result<(), EngineError> {
+impl Engine for SimulatedEngine {
+    fn observe(&self, run: &StoredRun) -> Observed<()> {
+        self.look(&run.run.name)
+    }
+
+    fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
+        let run = &run.run.name;
         if let Some(message) = self.refuses.clone() {
             return Err(EngineError { what: "start", run: run.clone(), message });
         }
@@ -150,7 +157,7 @@ impl Engine for SimulatedEngine {
         self.lacks.clone()
     }
 
-    fn stop(&mut self, _: &RunName) -> Result<(), EngineError> {
+    fn stop(&mut self, _: &StoredRun) -> Result<(), EngineError> {
         let fuse = self.fuse.clone();
         fuse.call("stop", || ());
         Ok(())

@@ -16,7 +16,6 @@ pub use self::engine::{Execution, Host, SimulatedEngine};
 use self::fuse::Guard;
 pub use self::fuse::{Between, Fuse, Killed, Layer};
 pub use self::source::{SimulatedSource, Tree};
-use crate::engine::Engine;
 use crate::plan::{Limits, Observed, Phase, Reason};
 use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, Settle, World};
 use crate::source::Source;
@@ -241,6 +240,6 @@ impl Simulation {
 
     /// Whether a host is at work on a run, as far as anybody can see.
     pub fn observe(&self, run: &RunName) -> Observed<()> {
-        self.engine.observe(run)
+        self.engine.look(run)
     }
 }

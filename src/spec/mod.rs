@@ -37,7 +37,7 @@ pub use pipeline::{
     Best, Concurrency, Goal, History, Keep, Pipeline, Resource, Resources, SecretKey, Step, Work,
 };
 pub use problem::{Problem, Severity};
-pub use reference::{Field, ModelField, Reference, RunField, Template, resolve_json};
+pub use reference::{Field, ModelField, Reference, RunField, Template, resolve_json, visit_json};
 pub use schema::{json_schema, problem_if_huge};
 pub use sources::{FirstSight, GitSpec, LimitsSpec, NotebookSource, SourceSpec, read_sources};
 pub use triggers::{Check, Missed, Schedule, Stale, Triggers};

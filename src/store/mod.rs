@@ -86,6 +86,23 @@ pub struct RunSpec {
     /// Whether `backfill` asked for it.
     #[serde(default)]
     pub backfill: bool,
+    /// What executes it.
+    #[serde(default)]
+    pub engine: EngineName,
+    /// What the engine made to execute it: of Argo the Workflow's uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<String>,
+}
+
+/// What executes runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    /// Processes of this machine.
+    #[default]
+    Local,
+    /// Argo Workflows.
+    Argo,
 }
 
 /// A run with all that its host needs.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::plan::{Phase, StepRecord, Trigger};
+use crate::store::EngineName;
 use crate::types::{RunId, TriggerKind};
 
 fn id() -> PipelineId {
@@ -37,6 +38,8 @@ fn stored(key: &str) -> StoredRun {
             because: Vec::new(),
             kept_steps: Vec::new(),
             backfill: false,
+            engine: EngineName::Local,
+            handle: None,
         },
         stop_requested: false,
         stopped_by: None,

@@ -1,13 +1,13 @@
 //! Bugs that are planted between the loop and its world, so that it is seen that the judge sees.
 
 use jupyterflow::engine::{Engine, EngineError};
-use jupyterflow::plan::{Ledger, Observed};
+use jupyterflow::plan::{Action, Ledger, Observed};
 use jupyterflow::reconcile::{self, Memory, World};
 use jupyterflow::sim::{Between, Killed, Layer, Simulation};
 use jupyterflow::source::{PipelineFile, Snapshot, Source, SourceError};
 use jupyterflow::spec::Pipeline;
 use jupyterflow::store::{Commit, Store, StoreError, StoredPipeline, StoredRun};
-use jupyterflow::types::{Digest, PipelineId, RunId, RunName, Timestamp};
+use jupyterflow::types::{Digest, PipelineId, RunId, Timestamp};
 
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +70,8 @@ pub fn apply(world: &mut Simulation, look: &reconcile::Look, way: Way) -> Result
     world.with(|world, scope, now| {
         let World { source, store, engine, checks } = world;
         if way == Way::Bug(Bug::RecordBeforeClaim) {
-            for (_, action) in look.plan.actions().filter(|(_, action)| action.starts()) {
-                let _ = action.run().map(|run| engine.start(run));
+            for (id, action) in look.plan.actions().filter(|(_, action)| action.starts()) {
+                let _ = unclaimed(id, action).map(|run| engine.start(&run));
             }
         }
         let mut store = Layer(Planted { store: &mut **store, way, now });
@@ -82,6 +82,27 @@ pub fn apply(world: &mut Simulation, look: &reconcile::Look, way: Way) -> Result
             checks: &mut **checks,
         };
         let _ = reconcile::apply(&mut world, scope, look, now);
+    })
+}
+
+/// A run that nobody recorded.
+fn unclaimed(id: &PipelineId, action: &Action) -> Option<StoredRun> {
+    let trigger = action.trigger()?.clone();
+    let run = serde_json::json!({
+        "id": RunId::new(id, trigger.kind, &trigger.key), "name": action.run()?, "pipeline": id.name,
+        "source": id.source, "revision": "", "trigger": trigger, "phase": "Pending", "params": {},
+        "createdAt": Timestamp::UNIX_EPOCH,
+    });
+    let spec = serde_json::json!({
+        "definition": {"file": "", "folder": "", "text": ""}, "maxPoints": 1, "fingerprint": null,
+    });
+    Some(StoredRun {
+        pipeline: id.clone(),
+        run: serde_json::from_value(run).ok()?,
+        spec: serde_json::from_value(spec).ok()?,
+        stop_requested: false,
+        stopped_by: None,
+        ended: None,
     })
 }
 
@@ -205,14 +226,14 @@ struct Blind<'a> {
 }
 
 impl Engine for Blind<'_> {
-    fn observe(&self, run: &RunName) -> Observed<()> {
+    fn observe(&self, run: &StoredRun) -> Observed<()> {
         match self.engine.observe(run) {
             Observed::Unknown if self.way == Way::Bug(Bug::UnknownIsEmpty) => Observed::Absent,
             seen => seen,
         }
     }
 
-    fn start(&mut self, run: &RunName) -> Result<(), EngineError> {
+    fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
         self.engine.start(run)
     }
 
@@ -220,7 +241,7 @@ impl Engine for Blind<'_> {
         self.engine.lacks(pipeline)
     }
 
-    fn stop(&mut self, run: &RunName) -> Result<(), EngineError> {
+    fn stop(&mut self, run: &StoredRun) -> Result<(), EngineError> {
         self.engine.stop(run)
     }
 }

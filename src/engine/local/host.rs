@@ -5,7 +5,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "makes folders, reads the clock and waits")]
 
-mod invocation;
 mod present;
 mod workplace;
 
@@ -18,12 +17,16 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use self::present::Present;
-pub use self::workplace::{Files, copy};
-use super::attempt;
-use super::board::{AttemptEnd, Board, Task};
-use super::leftovers::{set_aside, step_folder, write_run_document};
+pub use self::workplace::Files;
+use super::secrets;
 use super::slots::{Slot, Slots};
-use crate::plan::{Phase, Reason, Run};
+use crate::engine::step::attempt::{self, Invocation};
+use crate::engine::step::board::{AttemptEnd, Board, Left, Task};
+use crate::engine::step::invocation::Site;
+use crate::engine::step::leftovers::{
+    Places, results_folder, set_aside, step_folder, write_run_document,
+};
+use crate::plan::{Phase, Reason, Run, StepRecord};
 use crate::source::Source;
 use crate::spec::{Pipeline, Step};
 use crate::store::{RunSpec, StepState, Store, StoreError, lease};
@@ -170,7 +173,7 @@ impl Host<'_> {
             let _ = signal_hook::flag::register(signal, Arc::clone(&self.told));
         }
         let name = self.run.name.clone();
-        let results = super::leftovers::results_folder(self.pipeline.folder(), name.as_str());
+        let results = results_folder(self.pipeline.folder(), name.as_str());
         if self.run.started_at.is_none()
             && let Err(message) = set_aside(&self.root.join(&results))
         {
@@ -279,7 +282,7 @@ impl Host<'_> {
             let stop = Arc::clone(&self.stop);
             match self.invocation(task, attempt) {
                 Err(message) => {
-                    let left = super::board::Left::default();
+                    let left = Left::default();
                     let end = AttemptEnd::Failed { exit_code: None, message, left };
                     self.board.finish(task, end, Timestamp::now());
                     self.record(task)?;
@@ -295,6 +298,35 @@ impl Host<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Everything that an attempt needs, with all references resolved.
+    fn invocation(&self, task: Task, attempt: u64) -> Result<Invocation, String> {
+        let step = &self.pipeline.steps()[task.step];
+        let run = self.run.name.as_str();
+        let relative = step_folder(self.pipeline.folder(), run, step.name(), task.index);
+        let key =
+            format!("{run}-{}-{}-{attempt}", task.step, task.index.map_or(0, |index| index + 1));
+        let places = Places::make(self.root, self.state, relative, &key)
+            .map_err(|error| format!("failed to make the step's folder: {error}"))?;
+        let work = self.workplace(task, &key)?;
+        let states = self.board.states();
+        let records: Vec<&StepRecord> = states.iter().map(|state| &state.record).collect();
+        let secrets = step.secrets().iter();
+        let secrets = secrets.map(|(name, secret)| Ok((name.clone(), secrets::read(secret)?)));
+        let site = Site {
+            pipeline: self.pipeline,
+            run: &self.run,
+            records: &records,
+            results: self.root,
+            root: work.root,
+            fresh: work.fresh,
+            placed: work.placed,
+            notebooks: self.notebooks(),
+            state: self.state,
+            secrets: secrets.collect::<Result<_, String>>()?,
+        };
+        site.invocation(task, attempt, places)
     }
 
     fn finish(&mut self, task: Task, end: AttemptEnd) -> Result<(), StoreError> {
@@ -342,14 +374,7 @@ impl Host<'_> {
 
     fn end(&mut self, phase: Phase) -> Result<i32, StoreError> {
         if phase == Phase::Failed && self.run.message.is_none() {
-            let states = self.board.states();
-            // A point of a sweep fails its step or was allowed to: the step says which.
-            let of_step = |state: &&&StepState| state.record.index.is_none();
-            let failed = states.iter().filter(of_step).find(|s| s.record.phase == Phase::Failed);
-            self.run.message = failed.map(|state| {
-                let record = &state.record;
-                format!("step {}: {}", record.name, record.message.as_deref().unwrap_or("failed"))
-            });
+            self.run.message = self.board.failure();
         }
         self.run.phase = phase;
         self.run.finished_at = Some(Timestamp::now());

@@ -9,16 +9,10 @@
 )]
 #![expect(clippy::disallowed_methods, reason = "starts hosts and looks at their locks")]
 
-mod attempt;
-mod board;
-mod environment;
 mod host;
-mod leftovers;
-pub mod processes;
 mod secrets;
 mod slots;
 mod supervisor;
-mod values;
 
 use std::collections::HashMap;
 use std::os::unix::process::CommandExt;
@@ -29,13 +23,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 
+use super::step::processes;
 use super::{Engine, EngineError};
 use crate::plan::Observed;
 use crate::spec::Pipeline;
+use crate::store::StoredRun;
 use crate::types::RunName;
 
 pub use host::{Files, Hosting, host};
-pub use leftovers::{results_folder, write_run_document};
 pub use supervisor::supervise;
 
 /// The engine over one state.
@@ -137,10 +132,8 @@ impl LocalEngine {
         }
         command.spawn()
     }
-}
 
-impl Engine for LocalEngine {
-    fn observe(&self, run: &RunName) -> Observed<()> {
+    fn look(&self, run: &RunName) -> Observed<()> {
         let path = supervisor::lock_path(&self.state, run);
         match std::fs::File::open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Observed::Absent,
@@ -152,8 +145,15 @@ impl Engine for LocalEngine {
             },
         }
     }
+}
 
-    fn start(&mut self, run: &RunName) -> Result<(), EngineError> {
+impl Engine for LocalEngine {
+    fn observe(&self, run: &StoredRun) -> Observed<()> {
+        self.look(&run.run.name)
+    }
+
+    fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
+        let run = &run.run.name;
         self.reap();
         let failed = |message: String| EngineError { what: "start", run: run.clone(), message };
         if let Some((count, at)) = self.failures.get(run)
@@ -166,7 +166,7 @@ impl Engine for LocalEngine {
         let mut child = self.spawn(run).map_err(|error| failed(error.to_string()))?;
         // Once the lock is held, or the host is through already, a look sees the start.
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.observe(run) == Observed::Absent && Instant::now() < deadline {
+        while self.look(run) == Observed::Absent && Instant::now() < deadline {
             if let Ok(Some(_)) = child.try_wait() {
                 break;
             }
@@ -180,10 +180,11 @@ impl Engine for LocalEngine {
         secrets::missing(pipeline)
     }
 
-    fn stop(&mut self, run: &RunName) -> Result<(), EngineError> {
+    fn stop(&mut self, run: &StoredRun) -> Result<(), EngineError> {
         // A host looks for the recorded stop several times a second. Without one, whatever it
         // left behind ends now.
-        if self.observe(run) != Observed::Absent {
+        let run = &run.run.name;
+        if self.look(run) != Observed::Absent {
             return Ok(());
         }
         let failed = |message| EngineError { what: "stop", run: run.clone(), message };

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, wait, waitpid};
 
-use super::processes;
+use crate::engine::step::processes;
 use crate::types::RunName;
 
 /// The lock that says that a run has a host.

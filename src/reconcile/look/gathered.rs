@@ -340,23 +340,21 @@ pub fn run_facts(
 }
 
 fn fact(world: &World<'_>, memory: &mut Memory, stored: StoredRun) -> Result<RunFact, StoreError> {
+    let ended = stored.run.phase.is_ended();
+    let observed = if ended { Observed::Absent } else { world.engine.observe(&stored) };
     let run = stored.run;
-    let host = if run.phase.is_ended() {
-        Observed::Absent
-    } else {
-        match world.engine.observe(&run.name) {
-            // Without a host on this machine, another that shares the file system may have one.
-            Observed::Absent if world.store.is_shared() => {
-                let lease = world.store.lease(run.name.as_str())?;
-                let watch = memory.leases.entry(run.name.clone()).or_default();
-                match watch.look(lease, std::time::Instant::now()) {
-                    Standing::Free | Standing::Expired => Observed::Absent,
-                    Standing::Unsure => Observed::Unknown,
-                    Standing::Elsewhere => Observed::Known(()),
-                }
+    let host = match observed {
+        // Without a host on this machine, another that shares the file system may have one.
+        Observed::Absent if world.store.is_shared() && !ended => {
+            let lease = world.store.lease(run.name.as_str())?;
+            let watch = memory.leases.entry(run.name.clone()).or_default();
+            match watch.look(lease, std::time::Instant::now()) {
+                Standing::Free | Standing::Expired => Observed::Absent,
+                Standing::Unsure => Observed::Unknown,
+                Standing::Elsewhere => Observed::Known(()),
             }
-            observed => observed,
         }
+        observed => observed,
     };
     Ok(RunFact {
         host,

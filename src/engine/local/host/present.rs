@@ -3,21 +3,18 @@
 //! Owns the copies of notebooks, the withdrawal of a change whose files moved on, and the record of
 //! files that move later.
 
-#![expect(clippy::disallowed_methods, reason = "copies notebooks, and waits until they are whole")]
+#![expect(clippy::disallowed_methods, reason = "copies notebooks")]
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
 
-use super::{Files, Host, LOOK};
-use crate::engine::local::board::Task;
+use super::{Files, Host};
+use crate::engine::step::board::Task;
+use crate::engine::step::present;
 use crate::plan::{Phase, Reason};
 use crate::source::git;
-use crate::spec::{self, Fingerprint, Work};
+use crate::spec::Fingerprint;
 use crate::store::{Commit, StoreError};
 use crate::types::{Digest, Timestamp, TriggerKind};
-
-/// How long files that are being written may take to be whole before a run begins.
-const WHOLE_WITHIN: Duration = Duration::from_secs(20);
 
 /// What a run finds when it begins.
 pub enum Present {
@@ -33,36 +30,14 @@ impl Host<'_> {
     /// Copies the run's notebooks: an edit while it runs is the next run's. Says whether they,
     /// and all other files, are what the run was claimed for.
     pub(super) fn meet_the_present(&mut self) -> Result<Present, StoreError> {
-        let patience = Instant::now() + WHOLE_WITHIN;
-        let (named, mut reason) = loop {
-            let mut torn = None;
-            let mut copies = Vec::new();
-            for step in self.pipeline.steps() {
-                let Work::Notebook(path) = step.work() else { continue };
-                match self.copy_notebook(path.as_str())? {
-                    Ok(digest) => copies.push((path.as_str(), digest)),
-                    Err(message) => torn = torn.or(Some(message)),
-                }
-            }
-            let file = &self.spec.definition.file;
-            let named = self.source.named_files(self.pipeline, file, Timestamp::now());
-            let same = |(path, digest): &(&str, Digest)| {
-                named.files.get(*path).is_some_and(|state| state.digest == *digest)
-            };
-            if let Some((path, why)) = named.broken.first() {
-                torn = torn.or_else(|| Some(format!("{path}: {why}")));
-            } else if !copies.iter().all(same) {
-                torn = torn.or_else(|| Some("the notebooks are being written".into()));
-            }
-            if torn.is_none() || Instant::now() > patience {
-                break (named, torn);
-            }
-            std::thread::sleep(LOOK);
+        let Self { pipeline, spec, source, files, state, run, .. } = self;
+        let notebooks = state.join("notebooks").join(run.name.as_str());
+        let copy = |path: &str| copy_notebook(files, self.root, &notebooks, path);
+        let file = &spec.definition.file;
+        let present = match present::take(pipeline, file, source.as_mut(), &copy)? {
+            Ok(present) => present,
+            Err(message) => return Ok(Present::Broken(message)),
         };
-        if let Some(message) = reason.take() {
-            return Ok(Present::Broken(message));
-        }
-        let present = Fingerprint::new(self.pipeline, &named.files);
         if matches!(self.files, Files::Folder)
             && let Some(path) = self.emptied(&present)?
         {
@@ -107,28 +82,6 @@ impl Host<'_> {
         Ok(newest.and_then(|before| present.emptied_since(&before)))
     }
 
-    /// Copies a notebook as it is now. Not to be able to read it says something of the source; not
-    /// to be able to write it, of the state.
-    pub(super) fn copy_notebook(&self, path: &str) -> Result<Result<Digest, String>, StoreError> {
-        let read = match &self.files {
-            Files::Folder => std::fs::read(self.root.join(path)).map_err(|error| error.to_string()),
-            Files::Commit { objects, commit } => git::content(objects, commit, path),
-        };
-        let bytes = match read {
-            Ok(bytes) => bytes,
-            Err(error) => return Ok(Err(format!("failed to read {path}: {error}"))),
-        };
-        let copy = self.copy_of(path);
-        let folder = copy.parent().unwrap_or(self.state);
-        std::fs::create_dir_all(folder)
-            .and_then(|()| crate::executor::write_whole(&copy, &bytes))
-            .map_err(|error| StoreError::Database {
-                folder: self.state.display().to_string(),
-                message: format!("failed to copy {path}: {error}"),
-            })?;
-        Ok(Ok(Digest::of_bytes(&bytes)))
-    }
-
     /// Ends a change run whose files moved on before it began: whatever stands next, the same
     /// content included, is a new change.
     pub(super) fn withdraw(&mut self) -> Result<i32, StoreError> {
@@ -154,8 +107,9 @@ impl Host<'_> {
         self.end(Phase::Skipped)
     }
 
-    pub(super) fn copy_of(&self, path: &str) -> PathBuf {
-        self.state.join("notebooks").join(self.run.name.as_str()).join(path)
+    /// The folder with the run's copies of its notebooks.
+    pub(super) fn notebooks(&self) -> PathBuf {
+        self.state.join("notebooks").join(self.run.name.as_str())
     }
 
     /// Files of a step that are no longer what the run recorded: they are used as they stand.
@@ -165,17 +119,34 @@ impl Host<'_> {
             return None;
         }
         let step = self.pipeline.steps()[task.step].name();
-        let recorded = self.spec.fingerprint.as_ref()?.files_of_step(step);
-        let moved = recorded.into_iter().filter_map(|(path, digest)| {
-            let full = spec::RelativePath::resolve(self.pipeline.folder(), &path).ok()?;
-            let present = self.source.digest(full.as_str());
-            (present.as_ref() != Some(&digest)).then(|| {
-                let present = present.map_or_else(|| "gone".into(), |digest| digest.to_string());
-                format!("{path} is now {present}")
-            })
-        });
-        let moved: Vec<String> = moved.collect();
-        let reason = Reason::SourceChanged;
-        (!moved.is_empty()).then(|| format!("{reason}: {}", moved.join(", ")))
+        let recorded = self.spec.fingerprint.as_ref()?;
+        present::moved_files(self.source.as_mut(), self.pipeline, recorded, step)
     }
+}
+
+/// Copies a notebook as it is now. Not to be able to read it says something of the source; not to be
+/// able to write it, of the state.
+fn copy_notebook(
+    files: &Files,
+    root: &Path,
+    notebooks: &Path,
+    path: &str,
+) -> Result<Result<Digest, String>, StoreError> {
+    let read = match files {
+        Files::Folder => std::fs::read(root.join(path)).map_err(|error| error.to_string()),
+        Files::Commit { objects, commit } => git::content(objects, commit, path),
+    };
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(error) => return Ok(Err(format!("failed to read {path}: {error}"))),
+    };
+    let copy = notebooks.join(path);
+    let folder = copy.parent().unwrap_or(notebooks);
+    std::fs::create_dir_all(folder)
+        .and_then(|()| crate::executor::write_whole(&copy, &bytes))
+        .map_err(|error| StoreError::Database {
+            folder: notebooks.display().to_string(),
+            message: format!("failed to copy {path}: {error}"),
+        })?;
+    Ok(Ok(Digest::of_bytes(&bytes)))
 }

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::Host;
-use crate::engine::local::board::Task;
+use crate::engine::step::board::Task;
+use crate::engine::step::leftovers::copy;
 use crate::source::git;
 use crate::spec::RelativePath;
-use crate::types::{Digest, Hasher};
 
 /// Where the files of a run's steps are.
 #[derive(Clone, Debug)]
@@ -89,31 +89,4 @@ impl Host<'_> {
         }
         Ok(placed)
     }
-}
-
-/// Copies a file to a place below a root, never through a link out of it.
-pub fn copy(from: &Path, to: &Path, root: &Path) -> std::io::Result<Digest> {
-    let folder = to.parent().unwrap_or(root);
-    let real = folder.ancestors().find(|folder| folder.exists()).unwrap_or(root).canonicalize()?;
-    if !real.starts_with(root) {
-        return Err(std::io::Error::other("a symbolic link leads out of the checkout"));
-    }
-    std::fs::create_dir_all(folder)?;
-    if to.symlink_metadata().is_ok() {
-        std::fs::remove_file(to)?;
-    }
-    let mut source = std::fs::File::open(from)?;
-    let mut target = std::fs::File::create_new(to)?;
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = std::io::Read::read(&mut source, &mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&buffer[..count]);
-        std::io::Write::write_all(&mut target, &buffer[..count])?;
-    }
-    target.set_permissions(source.metadata()?.permissions())?;
-    Ok(hasher.finish())
 }

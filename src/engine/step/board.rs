@@ -1,11 +1,12 @@
 //! The board of a run: where each step stands, what can start, how it all ends.
 //!
-//! Owns the decisions of a host as a pure state machine: attempts, retries, interruptions, sweeps,
+//! Owns the decisions of an engine as a pure state machine: attempts, retries, interruptions, sweeps,
 //! `best`, and what a failure means for the steps behind it. `now` is an argument.
 
 use std::time::Duration;
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::plan::{Artifact, Phase, StepRecord};
@@ -28,7 +29,7 @@ pub struct Task {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AttemptEnd {
     /// Well, with what it left.
     Succeeded(Left),
@@ -48,7 +49,8 @@ pub enum AttemptEnd {
 }
 
 /// What an attempt left.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Left {
     /// Named values.
     pub outputs: IndexMap<String, Value>,
@@ -289,6 +291,15 @@ impl<'a> Board<'a> {
                 end_sweep(spec, &mut own.state.record, points, now);
             }
         }
+    }
+
+    /// Why the run failed, by the first step that did.
+    pub fn failure(&self) -> Option<String> {
+        // A point of a sweep fails its step or was allowed to: the step says which.
+        let mut records = self.steps.iter().map(|(own, _)| &own.state.record);
+        let failed = records.find(|record| record.phase == Phase::Failed)?;
+        let why = failed.message.as_deref().unwrap_or("failed");
+        Some(format!("step {}: {why}", failed.name))
     }
 
     /// The phase of the whole run, once nothing more will happen.

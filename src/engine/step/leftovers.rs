@@ -16,7 +16,7 @@ use super::board::Left;
 use crate::executor::{EndingPhase, Outputs, finite_numbers, write_whole};
 use crate::plan::{Artifact, Run};
 use crate::spec::{RelativePath, Step};
-use crate::types::Hasher;
+use crate::types::{Digest, Hasher};
 
 /// Longest value of an output that is taken from a file, in bytes.
 const LARGEST_FILE: u64 = 16 << 20;
@@ -218,8 +218,35 @@ pub fn collect(
 /// Copies a file of a checkout among the attempt's own, at the same path.
 fn keep(path: &Path, root: &Path, files: &Path) -> std::io::Result<PathBuf> {
     let to = files.join(path.strip_prefix(root).unwrap_or(path));
-    super::host::copy(path, &to, files)?;
+    copy(path, &to, files)?;
     Ok(to)
+}
+
+/// Copies a file to a place below a root, never through a link out of it.
+pub fn copy(from: &Path, to: &Path, root: &Path) -> std::io::Result<Digest> {
+    let folder = to.parent().unwrap_or(root);
+    let real = folder.ancestors().find(|folder| folder.exists()).unwrap_or(root).canonicalize()?;
+    if !real.starts_with(root) {
+        return Err(std::io::Error::other("a symbolic link leads out of the checkout"));
+    }
+    std::fs::create_dir_all(folder)?;
+    if to.symlink_metadata().is_ok() {
+        std::fs::remove_file(to)?;
+    }
+    let mut source = std::fs::File::open(from)?;
+    let mut target = std::fs::File::create_new(to)?;
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = std::io::Read::read(&mut source, &mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+        std::io::Write::write_all(&mut target, &buffer[..count])?;
+    }
+    target.set_permissions(source.metadata()?.permissions())?;
+    Ok(hasher.finish())
 }
 
 fn not_written(name: &str, path: &str, in_sweep: bool) -> String {

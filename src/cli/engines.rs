@@ -1,0 +1,119 @@
+//! The engines of a session: each run goes to the one that its record names.
+//!
+//! Owns that choice, and connects to a cluster once the first run asks for one.
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+
+use super::cluster::Cluster;
+use super::error::CliError;
+use crate::engine::argo::ArgoEngine;
+use crate::engine::local::LocalEngine;
+use crate::engine::{Engine, EngineError, Report};
+use crate::plan::Observed;
+use crate::spec::Pipeline;
+use crate::store::{EngineName, StoredRun};
+use crate::types::Timestamp;
+
+/// Both engines.
+pub struct Engines {
+    local: LocalEngine,
+    argo: OnceCell<Result<ArgoEngine, String>>,
+    chosen: EngineName,
+    root: PathBuf,
+    parallelism: Option<usize>,
+}
+
+impl Engines {
+    /// Engines of a root; new runs are for the local one.
+    pub fn new(local: LocalEngine, root: PathBuf, parallelism: Option<usize>) -> Self {
+        let chosen = EngineName::Local;
+        Self { local, argo: OnceCell::new(), chosen, root, parallelism }
+    }
+
+    /// Sends new runs to a cluster.
+    ///
+    /// # Errors
+    /// It cannot be reached, or cannot run what lies here.
+    pub fn choose_argo(&mut self) -> Result<(), CliError> {
+        let engine = Cluster::connect()?.engine(&self.root, self.parallelism)?;
+        let _ = self.argo.set(Ok(engine));
+        self.chosen = EngineName::Argo;
+        Ok(())
+    }
+
+    /// Ends what executes a run at once.
+    pub fn kill(&mut self, run: &StoredRun) {
+        match run.spec.engine {
+            EngineName::Local => self.local.kill(&run.run.name),
+            EngineName::Argo => {
+                if let Ok(engine) = self.argo() {
+                    engine.kill(run);
+                }
+            }
+        }
+    }
+
+    fn argo(&self) -> Result<&ArgoEngine, String> {
+        let connected = self.argo.get_or_init(|| {
+            let engine =
+                Cluster::connect().and_then(|cluster| cluster.engine(&self.root, self.parallelism));
+            engine.map_err(|error| error.message())
+        });
+        connected.as_ref().map_err(Clone::clone)
+    }
+
+    fn of(&mut self, run: &StoredRun, what: &'static str) -> Result<&mut dyn Engine, EngineError> {
+        if run.spec.engine == EngineName::Local {
+            return Ok(&mut self.local);
+        }
+        let failed = |message: String| EngineError { what, run: run.run.name.clone(), message };
+        self.argo().map_err(failed)?;
+        match self.argo.get_mut() {
+            Some(Ok(engine)) => Ok(engine),
+            _ => Err(failed("no cluster is known".into())),
+        }
+    }
+}
+
+impl Engine for Engines {
+    fn name(&self) -> EngineName {
+        self.chosen
+    }
+
+    fn observe(&self, run: &StoredRun) -> Observed<()> {
+        match run.spec.engine {
+            EngineName::Local => self.local.observe(run),
+            EngineName::Argo => self.argo().map_or(Observed::Unknown, |engine| engine.observe(run)),
+        }
+    }
+
+    fn prepare(&mut self, run: &StoredRun) -> Result<Option<String>, EngineError> {
+        self.of(run, "start")?.prepare(run)
+    }
+
+    fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
+        self.of(run, "start")?.start(run)
+    }
+
+    fn lacks(&self, pipeline: &Pipeline) -> Option<String> {
+        match self.chosen {
+            EngineName::Local => self.local.lacks(pipeline),
+            // Secrets are the cluster's, and nobody but it may read them.
+            EngineName::Argo => None,
+        }
+    }
+
+    fn stop(&mut self, run: &StoredRun) -> Result<(), EngineError> {
+        self.of(run, "stop")?.stop(run)
+    }
+
+    fn report(&self, run: &StoredRun, now: Timestamp) -> Result<Report, EngineError> {
+        if run.spec.engine == EngineName::Local {
+            return self.local.report(run, now);
+        }
+        let name = run.run.name.clone();
+        let failed = |message| EngineError { what: "read", run: name, message };
+        self.argo().map_err(failed)?.report(run, now)
+    }
+}

@@ -1,0 +1,273 @@
+//! The engine of a cluster: each run is an Argo Workflow in the environment of its user.
+//!
+//! Owns making, releasing, watching and ending Workflows. What a run becomes is `compile`'s, what a
+//! Workflow tells `reading`'s; `pod` is what runs inside of one.
+
+pub mod compile;
+pub mod environment;
+mod names;
+pub mod pod;
+mod reading;
+mod told;
+pub mod workflow;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use self::compile::{IDENTITY, Site};
+use self::workflow::{Seen, Workflow};
+use super::{Engine, EngineError, Report};
+use crate::plan::Observed;
+use crate::spec::Pipeline;
+use crate::store::{EngineName, StoredRun};
+use crate::types::{RunName, Timestamp};
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a watch is asked for, in seconds; then it is asked for anew.
+const WATCH_SECONDS: u32 = 50;
+/// After a watch that failed.
+const REST: Duration = Duration::from_secs(1);
+
+/// What is known of a Workflow.
+#[derive(Clone, Debug)]
+enum Known {
+    There(Arc<Seen>),
+    Gone,
+}
+
+/// What watches see; of what is not here nothing is known.
+type Watched = Arc<Mutex<HashMap<RunName, Known>>>;
+
+/// The engine over one namespace.
+pub struct ArgoEngine {
+    runtime: Arc<Runtime>,
+    workflows: Api<Seen>,
+    site: Site,
+    watched: Watched,
+}
+
+impl ArgoEngine {
+    /// An engine that makes its Workflows in a namespace.
+    pub fn new(runtime: Arc<Runtime>, client: Client, namespace: &str, site: Site) -> Self {
+        let workflows = Api::namespaced(client, namespace);
+        Self { runtime, workflows, site, watched: Watched::default() }
+    }
+
+    /// Ends a run at once.
+    pub fn kill(&self, run: &StoredRun) {
+        let _ = self.shut_down(run, "Terminate");
+    }
+
+    fn wait<T>(&self, what: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+        let patient = async { tokio::time::timeout(PATIENCE, what).await };
+        match self.runtime.block_on(patient) {
+            Err(_) => Err(format!("the API server did not answer within {} s", PATIENCE.as_secs())),
+            Ok(answer) => answer.map_err(|error| said(&error)),
+        }
+    }
+
+    /// A Workflow as the server has it now; none where there is none.
+    fn get(&self, run: &RunName) -> Result<Option<Seen>, String> {
+        self.wait(self.workflows.get_opt(run.as_str()))
+    }
+
+    fn shut_down(&self, run: &StoredRun, how: &str) -> Result<(), String> {
+        let Some(uid) = &run.spec.handle else { return Ok(()) };
+        // Without its suspension, what has not begun ends too.
+        let patch = json!({"metadata": {"uid": uid}, "spec": {"shutdown": how, "suspend": false}});
+        let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
+        let asked = self.workflows.patch(run.run.name.as_str(), &parameters, &patch);
+        let gone =
+            |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
+        self.wait(async {
+            match asked.await {
+                Err(error) if gone(&error) => Ok(()),
+                other => other.map(|_| ()),
+            }
+        })
+    }
+
+    /// A run as its Workflow stands: what a watch saw, or what the server says.
+    fn look(&self, run: &StoredRun) -> Result<Known, String> {
+        let name = &run.run.name;
+        let watched = self.watched.lock().map_err(|_| "a watch is broken")?.get(name).cloned();
+        if let Some(known) = watched {
+            return Ok(known);
+        }
+        Ok(match self.get(name)? {
+            None => Known::Gone,
+            Some(seen) => self.watch(name, seen),
+        })
+    }
+
+    /// Watches a Workflow from what was seen of it on. Once the watch ends, nothing is known any more,
+    /// and whoever looks next asks the server.
+    fn watch(&self, run: &RunName, seen: Seen) -> Known {
+        let version = seen.metadata.resource_version.clone().unwrap_or_default();
+        let known = Known::There(Arc::new(seen));
+        let before = match self.watched.lock() {
+            Ok(mut watched) => watched.insert(run.clone(), known.clone()),
+            Err(_) => return known,
+        };
+        if before.is_none() {
+            let (watched, workflows) = (Arc::clone(&self.watched), self.workflows.clone());
+            let run = run.clone();
+            self.runtime.spawn(async move {
+                follow(&workflows, &run, version, &watched).await;
+                if let Ok(mut watched) = watched.lock() {
+                    watched.remove(&run);
+                }
+            });
+        }
+        known
+    }
+}
+
+/// Tells each change of a Workflow, until the watch ends or fails.
+async fn follow(workflows: &Api<Seen>, run: &RunName, mut version: String, watched: &Watched) {
+    let tell = |known: Known| {
+        if let Ok(mut watched) = watched.lock() {
+            watched.insert(run.clone(), known);
+        }
+    };
+    let own = WatchParams::default().fields(&format!("metadata.name={run}"));
+    let parameters = own.timeout(WATCH_SECONDS);
+    while let Ok(stream) = workflows.watch(&parameters, &version).await {
+        let mut stream = std::pin::pin!(stream);
+        // A connection of which nothing comes, not even its end, is no watch.
+        while let Ok(Some(event)) = tokio::time::timeout(2 * PATIENCE, stream.next()).await {
+            match event {
+                Ok(WatchEvent::Added(seen) | WatchEvent::Modified(seen)) => {
+                    version = seen.metadata.resource_version.clone().unwrap_or_default();
+                    tell(Known::There(Arc::new(seen)));
+                }
+                Ok(WatchEvent::Deleted(_)) => return tell(Known::Gone),
+                Ok(WatchEvent::Bookmark(mark)) => version = mark.metadata.resource_version,
+                Ok(WatchEvent::Error(_)) | Err(_) => return,
+            }
+        }
+    }
+    // Whoever looks next asks at once; a server that is away is not asked without a pause.
+    tokio::time::sleep(REST).await;
+}
+
+/// What a server said, for a person.
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => {
+            let mut text = other.to_string();
+            let mut cause = std::error::Error::source(other);
+            while let Some(error) = cause {
+                let words = error.to_string();
+                if !text.contains(&words) {
+                    text.push_str(&format!(": {words}"));
+                }
+                cause = error.source();
+            }
+            text
+        }
+    }
+}
+
+impl Engine for ArgoEngine {
+    fn name(&self) -> EngineName {
+        EngineName::Argo
+    }
+
+    fn observe(&self, run: &StoredRun) -> Observed<()> {
+        if run.spec.handle.is_none() {
+            return Observed::Absent;
+        }
+        match self.look(run) {
+            // It was made, and waits for its release.
+            Ok(Known::There(seen)) if seen.spec.suspend == Some(true) && !seen.has_pods() => {
+                Observed::Absent
+            }
+            Ok(Known::There(_)) => Observed::Known(()),
+            // It was there: nothing takes its place.
+            Ok(Known::Gone) | Err(_) => Observed::Unknown,
+        }
+    }
+
+    fn prepare(&mut self, run: &StoredRun) -> Result<Option<String>, EngineError> {
+        let name = &run.run.name;
+        let failed = |message: String| EngineError { what: "start", run: name.clone(), message };
+        let pipeline = run.spec.definition.pipeline(&run.pipeline.name, run.spec.max_points);
+        let pipeline = pipeline.ok_or_else(|| failed("its file can no longer be read".into()))?;
+        let made = compile::workflow(&self.site, &pipeline, run).map_err(failed)?;
+        let created = self.wait(async {
+            let workflows: Api<Workflow> = Api::namespaced(
+                self.workflows.clone().into_client(),
+                self.workflows.namespace().unwrap_or_default(),
+            );
+            match workflows.create(&PostParams::default(), &made).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+                other => other.map(Some),
+            }
+        });
+        if let Some(created) = created.map_err(failed)? {
+            return Ok(created.metadata.uid);
+        }
+        // Somebody was here before: the same run, or another of its name.
+        let there = self.get(name).map_err(failed)?;
+        let there = there.ok_or_else(|| failed("its Workflow comes and goes".into()))?;
+        let identity = there.metadata.annotations.as_ref().and_then(|all| all.get(IDENTITY));
+        if identity.map(String::as_str) == Some(&run.run.id.to_string()) {
+            return Ok(there.metadata.uid);
+        }
+        let message = format!("NameTaken: a Workflow {name} of another identity is there");
+        Err(failed(message))
+    }
+
+    fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
+        let name = &run.run.name;
+        let failed = |message: String| EngineError { what: "start", run: name.clone(), message };
+        let uid = run.spec.handle.as_ref();
+        let uid = uid.ok_or_else(|| failed("nothing was made to execute it".into()))?;
+        // A Workflow of another uid refuses the patch.
+        let patch = json!({"metadata": {"uid": uid}, "spec": {"suspend": false}});
+        let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
+        let patched = self.workflows.patch(name.as_str(), &parameters, &patch);
+        let seen = self.wait(patched).map_err(failed)?;
+        self.watch(name, seen);
+        Ok(())
+    }
+
+    fn lacks(&self, _: &Pipeline) -> Option<String> {
+        None
+    }
+
+    fn stop(&mut self, run: &StoredRun) -> Result<(), EngineError> {
+        let name = run.run.name.clone();
+        let failed = |message| EngineError { what: "stop", run: name, message };
+        self.shut_down(run, "Stop").map_err(failed)
+    }
+
+    fn report(&self, run: &StoredRun, now: Timestamp) -> Result<Report, EngineError> {
+        if run.spec.handle.is_none() {
+            return Ok(Report::Nothing);
+        }
+        let name = &run.run.name;
+        let failed = |message: String| EngineError { what: "read", run: name.clone(), message };
+        let seen = match self.look(run).map_err(failed)? {
+            Known::Gone => return Ok(Report::Vanished),
+            Known::There(seen) => seen,
+        };
+        if seen.metadata.uid != run.spec.handle {
+            return Ok(Report::Vanished);
+        }
+        let pipeline = run.spec.definition.pipeline(&run.pipeline.name, run.spec.max_points);
+        let pipeline = pipeline.ok_or_else(|| failed("its file can no longer be read".into()))?;
+        let (stands, steps) = reading::read(&pipeline, run, &seen, now);
+        Ok(Report::Stands(Box::new(stands), steps))
+    }
+}

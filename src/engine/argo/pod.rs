@@ -1,0 +1,400 @@
+//! What runs inside a pod of a run: one step, as a host on a machine would run it.
+//!
+//! Owns the run's beginning on a volume that several pods share, the attempt, and what the pod tells. It
+//! knows no API server.
+
+#![expect(clippy::disallowed_methods, reason = "reads and writes the volumes of the pod")]
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::compile::PLACE;
+use super::told::{Assignment, Beginning, Told, pack, unpack, unpack_all};
+use crate::engine::step::attempt;
+use crate::engine::step::board::{AttemptEnd, Left, Task};
+use crate::engine::step::invocation::Site;
+use crate::engine::step::leftovers::{Places, results_folder, step_folder, write_run_document};
+use crate::engine::step::present;
+use crate::engine::step::retelling::{Attempt, retell};
+use crate::executor::write_whole;
+use crate::plan::{Phase, StepRecord};
+use crate::source::Source;
+use crate::spec::{Fingerprint, Pipeline};
+use crate::types::{Digest, Timestamp, TriggerKind};
+
+/// The folder, among a run's results, of what its pods share: copies of notebooks and what each told.
+const SHARED: &str = ".run";
+/// Between two looks at a log.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What a pod is asked to do.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The packed assignment.
+    pub assignment: String,
+    /// The step.
+    pub step: String,
+    /// The point of its sweep.
+    pub index: Option<usize>,
+    /// How often it failed before.
+    pub retry: u64,
+    /// How often its pod was lost before.
+    pub interruption: u64,
+    /// What pods of earlier steps told, packed.
+    pub told: Vec<String>,
+}
+
+/// The root that an assignment names.
+///
+/// # Errors
+/// In words: it cannot be read.
+pub fn root_of(assignment: &str) -> Result<PathBuf, String> {
+    unpack::<Assignment>(assignment).map(|assignment| PathBuf::from(assignment.root))
+}
+
+/// Copies this program to where the step's own container finds it.
+///
+/// # Errors
+/// The volume cannot be written.
+pub fn install(place: &Path) -> std::io::Result<()> {
+    let program = std::env::current_exe()?;
+    std::fs::copy(program, place.join("jupyterflow"))?;
+    Ok(())
+}
+
+/// Does a step, to its end. Returns the exit code; `source` shows the root's files.
+///
+/// # Errors
+/// In words: there was nothing to do the step with.
+pub fn work(order: &Order, source: &mut dyn Source) -> Result<i32, String> {
+    let assignment: Assignment = unpack(&order.assignment)?;
+    let pipeline = assignment.pipeline()?;
+    let at = pipeline.steps().iter().position(|step| step.name() == order.step);
+    let at = at.ok_or_else(|| format!("the pipeline has no step {:?}", order.step))?;
+    let mut pod = Pod {
+        results: Path::new(&assignment.root)
+            .join(results_folder(pipeline.folder(), assignment.run.name.as_str())),
+        assignment: &assignment,
+        pipeline: &pipeline,
+        task: Task { step: at, index: order.index },
+        order,
+        source,
+    };
+    let (told, code) = pod.work()?;
+    let text = pack(&told).or_else(|error| {
+        // Too much was left: the step fails for it, and says how much.
+        let message = format!("its outputs are {error}; write large ones to a file");
+        eprintln_line(&message);
+        pack(&too_large(told, message))
+    })?;
+    std::fs::write(Path::new(PLACE).join("told"), text).map_err(|error| error.to_string())?;
+    Ok(code)
+}
+
+impl Assignment {
+    fn pipeline(&self) -> Result<Pipeline, String> {
+        let name = self.run.pipeline.parse().map_err(|_| "a pipeline's name is none")?;
+        let pipeline = self.spec.definition.pipeline(&name, self.spec.max_points);
+        pipeline.ok_or_else(|| "the recorded pipeline cannot be read by this version".to_owned())
+    }
+}
+
+fn too_large(mut told: Told, message: String) -> Told {
+    if let Some(attempt) = &mut told.attempt {
+        let left = Left::default();
+        attempt.end = Some(AttemptEnd::Failed { exit_code: None, message, left });
+    }
+    told
+}
+
+#[expect(clippy::print_stderr, reason = "the log of a pod")]
+fn eprintln_line(text: &str) {
+    eprintln!("jupyterflow: {text}");
+}
+
+struct Pod<'a> {
+    /// The folder of the run's results.
+    results: PathBuf,
+    assignment: &'a Assignment,
+    pipeline: &'a Pipeline,
+    task: Task,
+    order: &'a Order,
+    source: &'a mut dyn Source,
+}
+
+impl Pod<'_> {
+    fn work(&mut self) -> Result<(Told, i32), String> {
+        let beginning = self.begin()?;
+        let told = |attempt| Told { attempt, beginning: Some(beginning.clone()) };
+        match &beginning {
+            Beginning::MovedOn => {
+                eprintln_line("files moved on before the run began: it does nothing");
+                return Ok((told(None), 1));
+            }
+            Beginning::Broken(why) => {
+                eprintln_line(why);
+                return Ok((told(None), 1));
+            }
+            Beginning::Claimed | Beginning::Taken(_) => {}
+        }
+        let recorded = match &beginning {
+            Beginning::Taken(present) => Some(present.as_ref().clone()),
+            _ => self.assignment.spec.fingerprint.clone(),
+        };
+        let before: Vec<Told> = self
+            .order
+            .told
+            .iter()
+            .map(|text| unpack_all(text))
+            .collect::<Result<Vec<_>, _>>()?
+            .concat();
+        let before = before.into_iter().filter_map(|told| told.attempt).collect();
+        let now = Timestamp::now();
+        let board = retell(self.pipeline, self.assignment.run.name.as_str(), before, now);
+        let failed = |need: &&usize| {
+            board.state(Task { step: **need, index: None }).record.phase == Phase::Failed
+        };
+        if let Some(need) = self.pipeline.graph().needs(self.task.step).iter().find(failed) {
+            let step = self.pipeline.steps()[*need].name();
+            eprintln_line(&format!("step {step}, which it needs, did not succeed"));
+            return Ok((told(None), 1));
+        }
+        let states = board.states();
+        let records: Vec<&StepRecord> = states.iter().map(|state| &state.record).collect();
+        let attempt = self.attempt(&records, recorded.as_ref())?;
+        let code = match &attempt.end {
+            Some(AttemptEnd::Succeeded(_)) => 0,
+            Some(AttemptEnd::Failed { exit_code, .. }) => exit_code.filter(|c| *c > 0).unwrap_or(1),
+            Some(AttemptEnd::Stopped) => 143,
+            _ => 137,
+        };
+        self.record(&attempt)?;
+        Ok((told(Some(attempt)), code))
+    }
+
+    /// The attempt, and further ones in this pod while its process is lost.
+    fn attempt(
+        &mut self,
+        records: &[&StepRecord],
+        recorded: Option<&Fingerprint>,
+    ) -> Result<Attempt, String> {
+        let step = &self.pipeline.steps()[self.task.step];
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&stop))
+                .map_err(|error| error.to_string())?;
+        }
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        let note = recorded.and_then(|recorded| {
+            present::moved_files(self.source, self.pipeline, recorded, step.name())
+        });
+        let (started_at, mut lost) = (Timestamp::now(), 0);
+        let log = self.log();
+        let shown = Shown::from(&log);
+        let end = loop {
+            let number = 1 + self.order.retry + self.order.interruption + lost;
+            let end = match self.invocation(records, number) {
+                Ok(invocation) => attempt::run(&invocation, &stop),
+                Err(message) => {
+                    AttemptEnd::Failed { exit_code: None, message, left: Left::default() }
+                }
+            };
+            let more = self.order.interruption + lost < step.interruptions();
+            if !matches!(end, AttemptEnd::Lost(_)) || !more || stop.load(Ordering::Relaxed) {
+                break end;
+            }
+            lost += 1;
+        };
+        shown.end();
+        if let AttemptEnd::Failed { message, .. } | AttemptEnd::Lost(message) = &end {
+            eprintln_line(message);
+        }
+        Ok(Attempt {
+            step: step.name().to_owned(),
+            index: self.task.index,
+            started_at,
+            finished_at: Some(Timestamp::now()),
+            lost,
+            note,
+            end: Some(end),
+        })
+    }
+
+    fn folder(&self) -> String {
+        let (run, step) = (&self.assignment.run.name, &self.order.step);
+        step_folder(self.pipeline.folder(), run.as_str(), step, self.task.index)
+    }
+
+    fn log(&self) -> PathBuf {
+        Path::new(&self.assignment.root).join(self.folder()).join("log")
+    }
+
+    fn invocation(
+        &self,
+        records: &[&StepRecord],
+        number: u64,
+    ) -> Result<attempt::Invocation, String> {
+        let (root, state) = (Path::new(&self.assignment.root), Path::new(PLACE));
+        let places = Places::make(root, state, self.folder(), &format!("{number}"))
+            .map_err(|error| format!("failed to make the step's folder: {error}"))?;
+        let site = Site {
+            pipeline: self.pipeline,
+            run: &self.assignment.run,
+            records,
+            results: root,
+            root: root.to_owned(),
+            fresh: None,
+            placed: HashMap::new(),
+            notebooks: self.results.join(SHARED).join("notebooks"),
+            state,
+            secrets: self.assignment.env.clone(),
+        };
+        site.invocation(self.task, number, places)
+    }
+
+    /// What the run's files were when its first pod began: found out once, by whichever pod is first.
+    /// The others take what that one found, also later ones after a change.
+    fn begin(&mut self) -> Result<Beginning, String> {
+        let shared = self.results.join(SHARED);
+        let verdict = shared.join("beginning.json");
+        let known = || {
+            let text = std::fs::read_to_string(&verdict).ok()?;
+            serde_json::from_str::<Beginning>(&text).ok()
+        };
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let failed = |error: std::io::Error| {
+            format!("failed to make the run's folder {}: {error}", self.results.display())
+        };
+        std::fs::create_dir_all(&self.results).map_err(failed)?;
+        let made = tempfile::Builder::new().prefix(".beginning-").tempdir_in(&self.results);
+        let made = made.map_err(failed)?;
+        let root = PathBuf::from(&self.assignment.root);
+        let notebooks = made.path().join("notebooks");
+        let copy = |path: &str| -> Result<Result<Digest, String>, String> {
+            let bytes = match std::fs::read(root.join(path)) {
+                Ok(bytes) => bytes,
+                Err(error) => return Ok(Err(format!("failed to read {path}: {error}"))),
+            };
+            let copy = notebooks.join(path);
+            let folder = copy.parent().unwrap_or(&notebooks);
+            std::fs::create_dir_all(folder)
+                .and_then(|()| write_whole(&copy, &bytes))
+                .map_err(|error| format!("failed to copy {path}: {error}"))?;
+            Ok(Ok(Digest::of_bytes(&bytes)))
+        };
+        let spec = &self.assignment.spec;
+        let file = &spec.definition.file;
+        let beginning = match present::take(self.pipeline, file, self.source, &copy)? {
+            Err(why) if self.is_change() => {
+                eprintln_line(&why);
+                Beginning::MovedOn
+            }
+            Err(why) => Beginning::Broken(why),
+            Ok(mut present) => {
+                let same = spec.fingerprint.as_ref().is_none_or(|one| one.digest == present.digest);
+                present.outlines.clear();
+                match same {
+                    true => Beginning::Claimed,
+                    false if self.is_change() => Beginning::MovedOn,
+                    false => Beginning::Taken(Box::new(present)),
+                }
+            }
+        };
+        let text = serde_json::to_string(&beginning).map_err(|error| error.to_string())?;
+        std::fs::write(made.path().join("beginning.json"), text).map_err(failed)?;
+        std::fs::create_dir_all(made.path().join("told")).map_err(failed)?;
+        // A folder that is there already stays, whole: another pod was first.
+        match std::fs::rename(made.path(), &shared) {
+            Ok(()) => {
+                let _ = made.keep();
+                Ok(beginning)
+            }
+            Err(error) => known().ok_or_else(|| failed(error)),
+        }
+    }
+
+    fn is_change(&self) -> bool {
+        self.assignment.run.trigger.kind == TriggerKind::Change
+    }
+
+    /// Leaves what this pod tells beside what others told, and writes the run's document anew.
+    fn record(&self, attempt: &Attempt) -> Result<(), String> {
+        let told = self.results.join(SHARED).join("told");
+        let Order { retry, interruption, step, .. } = self.order;
+        let index = self.task.index.map(|index| format!("-{index}")).unwrap_or_default();
+        let name = format!("{step}{index}-{retry}-{interruption}.json");
+        let text = serde_json::to_string(attempt).map_err(|error| error.to_string())?;
+        let failed = |error: std::io::Error| format!("failed to write {name}: {error}");
+        write_whole(&told.join(&name), text.as_bytes()).map_err(failed)?;
+        let all = std::fs::read_dir(&told).map_err(failed)?.flatten().filter_map(|entry| {
+            serde_json::from_str(&std::fs::read_to_string(entry.path()).ok()?).ok()
+        });
+        let all: Vec<Attempt> = all.collect();
+        let mut run = self.assignment.run.clone();
+        run.started_at = all.iter().map(|attempt| attempt.started_at).min();
+        let last = all.iter().filter_map(|attempt| attempt.finished_at).max();
+        let board = retell(self.pipeline, run.name.as_str(), all, Timestamp::now());
+        run.phase = board.outcome().unwrap_or(Phase::Running);
+        run.finished_at = last.filter(|_| run.phase.is_ended());
+        run.message = board.failure().filter(|_| run.phase == Phase::Failed);
+        run.steps = board.states().into_iter().map(|state| state.record.clone()).collect();
+        let root = Path::new(&self.assignment.root);
+        // A full disk must not fail the step: what it did is told.
+        let _ = write_run_document(root, self.pipeline.folder(), &run);
+        Ok(())
+    }
+}
+
+/// A log that is shown as it grows: the pod's own log is what `kubectl logs` shows.
+struct Shown {
+    over: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Shown {
+    fn from(path: &Path) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (path, ends) = (path.to_owned(), Arc::clone(&over));
+        let mut at = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        let thread = std::thread::spawn(move || {
+            loop {
+                // What was written before the end is shown before the end.
+                let last = ends.load(Ordering::Relaxed);
+                if let Ok(count) = show(&path, at) {
+                    at += count;
+                }
+                if last {
+                    return;
+                }
+                std::thread::sleep(LOOK);
+            }
+        });
+        Self { over, thread }
+    }
+
+    fn end(self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.thread.join();
+    }
+}
+
+fn show(path: &Path, from: u64) -> std::io::Result<u64> {
+    let mut file = std::fs::File::open(path)?;
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(from))?;
+    let (mut buffer, mut shown, mut out) = (vec![0; 1 << 16], 0, std::io::stdout());
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            out.flush()?;
+            return Ok(shown);
+        }
+        out.write_all(&buffer[..count])?;
+        shown += count as u64;
+    }
+}

@@ -1,0 +1,135 @@
+//! A Workflow's status as the records of its run.
+//!
+//! Owns what each phase and node of Argo means for us. What it cannot tell, it does not guess.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::read::GzDecoder;
+use indexmap::IndexMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::names;
+use super::told::{Beginning, Told, unpack_all};
+use super::workflow::{Node, Seen};
+use crate::engine::step::board::{AttemptEnd, Left};
+use crate::engine::step::retelling::{Attempt, retell};
+use crate::plan::{Phase, Reason, Run};
+use crate::spec::Pipeline;
+use crate::store::{StepState, StoredRun};
+use crate::types::Timestamp;
+
+/// Where a run and its steps stand.
+pub fn read(
+    pipeline: &Pipeline,
+    stored: &StoredRun,
+    seen: &Seen,
+    now: Timestamp,
+) -> (Run, Vec<StepState>) {
+    let mut run = stored.run.clone();
+    let nodes = nodes(seen);
+    let mut attempts = Vec::new();
+    let mut beginning = None;
+    let mut waiting = None;
+    for node in nodes.iter().flat_map(IndexMap::values).filter(|node| node.kind == "Pod") {
+        let told = told(node);
+        beginning = told.as_ref().and_then(|told| told.beginning.clone()).or(beginning);
+        if node.phase.as_deref() == Some("Pending") {
+            waiting = node.message.clone().or(waiting);
+        }
+        attempts.extend(attempt(pipeline, run.name.as_str(), node, told));
+    }
+    run.started_at = attempts.iter().map(|attempt| attempt.started_at).min().or(run.started_at);
+    let mut board = retell(pipeline, run.name.as_str(), attempts, now);
+    if let Some(Beginning::Taken(present)) = &beginning {
+        run.revision = present.digest.to_string();
+    }
+    let status = &seen.status;
+    run.message = waiting.map(|message| format!("a pod waits: {message}"));
+    run.phase = if run.started_at.is_some() { Phase::Running } else { Phase::Pending };
+    if seen.is_over() {
+        let stopped = seen.spec.shutdown.is_some();
+        let outcome = board.outcome();
+        let ended = time(status.finished_at.as_ref()).unwrap_or(now);
+        if outcome.is_none() {
+            board.stop(ended);
+        }
+        (run.finished_at, run.message) = (Some(ended), None);
+        run.phase = match (&beginning, outcome) {
+            (Some(Beginning::MovedOn), _) => {
+                run.reason = Some(Reason::Superseded.to_string());
+                run.message = Some("files moved on before the run began".into());
+                Phase::Skipped
+            }
+            (_, Some(Phase::Succeeded)) => Phase::Succeeded,
+            _ if stopped => {
+                run.message = Some(stored.why_stopped());
+                Phase::Stopped
+            }
+            (Some(Beginning::Broken(message)), _) => {
+                run.message = Some(message.clone());
+                Phase::Failed
+            }
+            // What Argo says is over well is so, even where its nodes can no longer be read.
+            (_, None) if nodes.is_none() && status.phase.as_deref() == Some("Succeeded") => {
+                Phase::Succeeded
+            }
+            _ => {
+                let own = status.message.clone().filter(|message| !message.is_empty());
+                run.message = board.failure().or(own);
+                Phase::Failed
+            }
+        };
+    }
+    let steps = board.states().into_iter().cloned().collect();
+    (run, steps)
+}
+
+/// The nodes, also compressed ones; none where they lie in a database.
+fn nodes(seen: &Seen) -> Option<IndexMap<String, Node>> {
+    let status = &seen.status;
+    if let Some(nodes) = status.nodes.clone().filter(|nodes| !nodes.is_empty()) {
+        return Some(nodes);
+    }
+    let packed = status.compressed_nodes.as_ref().filter(|packed| !packed.is_empty())?;
+    let bytes = STANDARD.decode(packed).ok()?;
+    serde_json::from_reader(GzDecoder::new(bytes.as_slice())).ok()
+}
+
+fn told(node: &Node) -> Option<Told> {
+    let text = node.outputs.as_ref()?.parameter(super::compile::TOLD)?;
+    unpack_all(text).ok()?.pop()
+}
+
+fn time(time: Option<&Time>) -> Option<Timestamp> {
+    time.map(|time| time.0)
+}
+
+/// The attempt that a pod was; none where it has not begun, or did nothing.
+fn attempt(pipeline: &Pipeline, run: &str, node: &Node, told: Option<Told>) -> Option<Attempt> {
+    let (task, index) = names::task_of(run, &node.name)?;
+    let at = names::tasks(pipeline).iter().position(|name| name == task)?;
+    if let Some(told) = told {
+        return told.attempt;
+    }
+    let said = node.message.clone().filter(|message| !message.is_empty());
+    let end = match node.phase.as_deref()? {
+        "Running" => None,
+        "Succeeded" | "Failed" => {
+            let code = node.outputs.as_ref().and_then(|outputs| outputs.exit_code.clone());
+            let exit_code = code.and_then(|code| code.parse().ok());
+            let message = said.unwrap_or_else(|| "its pod ended without a word".into());
+            Some(AttemptEnd::Failed { exit_code, message, left: Left::default() })
+        }
+        "Error" => Some(AttemptEnd::Lost(said.unwrap_or_else(|| "its pod was lost".into()))),
+        _ => return None,
+    };
+    Some(Attempt {
+        step: pipeline.steps()[at].name().to_owned(),
+        index,
+        started_at: time(node.started_at.as_ref())?,
+        finished_at: end.is_some().then(|| time(node.finished_at.as_ref())).flatten(),
+        lost: 0,
+        note: None,
+        end,
+    })
+}
