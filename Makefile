@@ -5,7 +5,7 @@ BIN := $(CURDIR)/target/debug/jupyterflow
 DEMO := target/demo
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: demo test check kill soak soak-short fuzz fuzz-short bench bench-short clean
+.PHONY: demo test test-cluster check kill soak soak-short fuzz fuzz-short bench bench-short clean
 
 # A real pipeline of real notebooks, to its end. Typed again it starts nothing; edit a code cell
 # below $(DEMO) and it runs again.
@@ -15,10 +15,15 @@ demo: $(VENV)/.demo
 	@echo "The pipeline is in $(DEMO): edit a code cell there and type make demo again."
 	$(BIN) up --once $(DEMO)
 
-# All that the tests need is installed here, or said to be missing.
+# All that the tests need is installed here, or said to be missing. The first part is on this machine alone, the
+# second on a real cluster, which is started for it.
 test: $(VENV)/.test
 	tests/install $(VENV)
 	cargo test --quiet --no-fail-fast
+	$(MAKE) --no-print-directory test-cluster
+
+test-cluster: $(VENV)/.test
+	tests/cluster/with cargo test --quiet --no-fail-fast --test cluster
 
 # What CI checks besides.
 check:

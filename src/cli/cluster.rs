@@ -27,7 +27,7 @@ pub const PROGRAM_IMAGE: &str =
     concat!("ghcr.io/jupyterflow/jupyterflow:", env!("CARGO_PKG_VERSION"));
 
 /// How long a server may take to say who we are.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection.
 pub struct Cluster {
@@ -133,6 +133,11 @@ impl Cluster {
     }
 }
 
+/// Whether this is a Jupyter pod.
+pub fn is_inside() -> bool {
+    Inside::from_environment(&variable).is_some()
+}
+
 /// What runs are compiled for.
 pub fn site(environment: Environment, root: String, parallelism: Option<usize>) -> Site {
     let program_image = variable("JUPYTERFLOW_IMAGE").unwrap_or_else(|| PROGRAM_IMAGE.to_owned());
@@ -163,7 +168,7 @@ pub fn chosen(global: &Global) -> Result<(EngineName, String), CliError> {
         return Ok((engine, format!("engine: {word} (asked for)")));
     }
     let local = |why: &str| Ok((EngineName::Local, format!("engine: local ({why})")));
-    if Inside::from_environment(&variable).is_none() {
+    if !is_inside() {
         return local("the default");
     }
     match Cluster::connect().and_then(|cluster| cluster.may_create()) {

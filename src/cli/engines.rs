@@ -67,7 +67,7 @@ impl Engines {
         if run.spec.engine == EngineName::Local {
             return Ok(&mut self.local);
         }
-        let failed = |message: String| EngineError { what, run: run.run.name.clone(), message };
+        let failed = |message: String| EngineError::new(what, &run.run.name, message);
         self.argo().map_err(failed)?;
         match self.argo.get_mut() {
             Some(Ok(engine)) => Ok(engine),
@@ -113,7 +113,7 @@ impl Engine for Engines {
             return self.local.report(run, now);
         }
         let name = run.run.name.clone();
-        let failed = |message| EngineError { what: "read", run: name, message };
+        let failed = |message| EngineError::new("read", &name, message);
         self.argo().map_err(failed)?.report(run, now)
     }
 }

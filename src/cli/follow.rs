@@ -18,6 +18,8 @@ pub struct Follower {
     lines: bool,
     seen: HashMap<(RunName, String), (Phase, u64)>,
     shown: HashMap<RunName, ProgressBar>,
+    /// What each run was last said to wait for.
+    waits: HashMap<RunName, String>,
 }
 
 impl Follower {
@@ -31,11 +33,20 @@ impl Follower {
             lines: !watched,
             seen: HashMap::new(),
             shown: HashMap::new(),
+            waits: HashMap::new(),
         }
     }
 
     /// Shows where a run stands now.
     pub fn show(&mut self, run: &Run) {
+        // What a run waits for is said once; a bar shows it as long as it waits.
+        if self.lines
+            && !run.phase.is_ended()
+            && let Some(message) = &run.message
+            && self.waits.insert(run.name.clone(), message.clone()).as_ref() != Some(message)
+        {
+            print::talk(&format!("{} {message}", run.name));
+        }
         let tasks = tasks(run);
         if self.lines {
             for task in &tasks {
@@ -65,10 +76,10 @@ impl Follower {
         bar.set_position(tasks.iter().filter(|task| task.phase.is_ended()).count() as u64);
         let at_work = tasks.iter().filter(|task| task.phase == Phase::Running);
         let words: Vec<&str> = at_work.map(|task| task.name.as_str()).collect();
-        bar.set_message(if words.is_empty() {
-            run.phase.word().to_owned()
-        } else {
-            words.join(" ")
+        bar.set_message(match &run.message {
+            Some(message) => message.clone(),
+            None if words.is_empty() => run.phase.word().to_owned(),
+            None => words.join(" "),
         });
         if run.phase.is_ended() {
             bar.finish_and_clear();

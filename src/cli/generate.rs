@@ -5,6 +5,7 @@ use clap::CommandFactory;
 use super::documents::{Kind, schema};
 use super::error::{CliError, Code};
 use super::print;
+use crate::engine::argo::rbac;
 
 /// Print what other tools read: schemas, completions, the manual
 #[derive(clap::Subcommand, Debug)]
@@ -23,8 +24,15 @@ pub enum Command {
     },
     /// The manual page
     Man,
-    /// What the cluster's administrator grants (not in this version)
-    Rbac,
+    /// What a cluster's administrator grants so that people run pipelines from their Jupyter pods
+    Rbac {
+        /// The namespace of the pods
+        #[arg(short = 'n', long, value_name = "NAME", default_value = "jupyter")]
+        namespace: String,
+        /// The service account of the pods
+        #[arg(long, value_name = "NAME", default_value = "jupyterflow")]
+        service_account: String,
+    },
     /// What is installed on a cluster (not in this version)
     Manifests,
 }
@@ -47,10 +55,14 @@ pub fn run(command: &Command) -> Result<Code, CliError> {
             manual.render(&mut text).map_err(|error| CliError::bug(&error))?;
             print::bytes(&text);
         }
-        Command::Rbac | Command::Manifests => {
-            return Err(CliError::usage(
-                "this version runs on one machine and has no manifests yet",
-            ));
+        Command::Rbac { namespace, service_account } => {
+            for object in rbac::of_users(namespace, service_account) {
+                let text = serde_saphyr::to_string(&object);
+                print::data(&format!("---\n{}", text.map_err(|error| CliError::bug(&error))?));
+            }
+        }
+        Command::Manifests => {
+            return Err(CliError::usage("this version has no controller and no manifests yet"));
         }
     }
     Ok(Code::Done)

@@ -16,6 +16,7 @@ mod engines;
 mod error;
 mod exec;
 mod explain;
+mod export;
 mod follow;
 mod generate;
 mod global;
@@ -84,6 +85,8 @@ enum Command {
     #[command(subcommand)]
     Notebook(notebook::Command),
     #[command(subcommand)]
+    Export(export::Command),
+    #[command(subcommand)]
     Generate(generate::Command),
     /// Of JupyterFlow 0.0.x
     #[command(hide = true)]
@@ -145,6 +148,7 @@ fn run(command: &Command, global: &global::Global) -> Result<Code, CliError> {
         Command::Delete(args) => prune::delete(args, global),
         Command::Exec(args) => exec::run(args, global),
         Command::Notebook(command) => notebook::run(command, global),
+        Command::Export(command) => export::run(command, global),
         Command::Generate(command) => generate::run(command),
         Command::Config => Err(CliError::usage("`config` is gone")
             .hint("options are listed by --help; `jupyterflow doctor` shows what is found here")),

@@ -22,6 +22,8 @@ pub struct Pod {
     #[arg(long)]
     assignment: String,
     #[arg(long)]
+    run: String,
+    #[arg(long)]
     index: Option<usize>,
     #[arg(long, default_value_t)]
     retry: u64,
@@ -42,6 +44,7 @@ pub fn install(args: &Install) -> Result<Code, CliError> {
 pub fn step(args: &Pod) -> Result<Code, CliError> {
     let order = Order {
         assignment: args.assignment.clone(),
+        run: args.run.clone(),
         step: args.step.clone(),
         index: args.index,
         retry: args.retry,

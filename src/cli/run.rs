@@ -1,7 +1,7 @@
 //! `run`: one manual run now, followed to its end.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cluster;
 use super::error::{CliError, Code};
@@ -38,13 +38,20 @@ pub struct Args {
     dry_run: bool,
 }
 
-/// How a run is asked for and waited for.
+/// Parameters that a person gives.
 #[derive(clap::Args, Debug)]
-pub struct How {
+pub struct Parameters {
     /// A parameter, its value typed as papermill does
     #[arg(short = 'p', long = "parameters", num_args = 2, value_names = ["NAME", "VALUE"],
           action = clap::ArgAction::Append, allow_hyphen_values = true)]
     parameters: Vec<String>,
+}
+
+/// How a run is asked for and waited for.
+#[derive(clap::Args, Debug)]
+pub struct How {
+    #[command(flatten)]
+    parameters: Parameters,
     /// Refuse parameters that the pipeline does not declare
     #[arg(long)]
     strict: bool,
@@ -56,8 +63,8 @@ pub struct How {
     detach: bool,
 }
 
-impl How {
-    /// The parameters that a person gave.
+impl Parameters {
+    /// Their names and values.
     pub fn given(&self) -> Given {
         let pairs = self.parameters.chunks(2);
         pairs.map(|pair| (pair[0].clone(), Parameter::from_word(&pair[1]).to_json())).collect()
@@ -100,7 +107,7 @@ pub fn ask(
         session.engine.choose_argo()?;
     }
     let mut params = again.as_ref().map(|stored| stored.run.params.clone()).unwrap_or_default();
-    params.extend(how.given());
+    params.extend(how.parameters.given());
     let request = Request {
         pipeline: &definition.pipeline,
         definition: definition.text.clone(),
@@ -131,16 +138,33 @@ pub fn ask(
     follow(global, &mut session, &stored)
 }
 
+/// How long an engine may be out of reach.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Follows a run to its end, starting whatever of its pipeline is next.
 fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<Code, CliError> {
     let signals = Signals::listen()?;
     let mut follower = Follower::new(global.quiet);
     let (name, mut heard, mut tick) = (&stored.run.name, 0, 0_u32);
+    let mut troubled: Option<Instant> = None;
     let run = loop {
         if tick.is_multiple_of(20) {
             let applied = session.start_next(&stored.pipeline)?;
-            if let Some(error) = applied.failed.first() {
-                return Err(CliError::unreachable(error.to_string()));
+            match applied.failed.first() {
+                None => troubled = None,
+                // The run is recorded: a cluster that is away for a while holds it up, no more.
+                Some(error) if error.passing => {
+                    let since = *troubled.get_or_insert_with(|| {
+                        follower.say(&error.to_string());
+                        Instant::now()
+                    });
+                    if since.elapsed() > PATIENCE {
+                        return Err(CliError::unreachable(error.to_string()).hint(
+                            "the run is recorded: the next `run` of its pipeline takes it up",
+                        ));
+                    }
+                }
+                Some(error) => return Err(CliError::unreachable(error.to_string())),
             }
         }
         tick += 1;

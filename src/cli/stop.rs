@@ -8,8 +8,9 @@ use super::global::Global;
 use super::print;
 use super::run::pause;
 use super::session::{LocalEngineOptions, Session};
+use crate::engine::Engine;
 use crate::reconcile;
-use crate::store::Store;
+use crate::store::{EngineName, Store};
 use crate::types::Timestamp;
 
 /// How long an end may take: steps have ten seconds after the polite signal.
@@ -36,8 +37,15 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         return Ok(Code::Done);
     }
     session.store.request_stop(name, None)?;
-    let until = Instant::now() + PATIENCE;
+    if let Err(error) = session.engine.stop(&stored) {
+        return Err(CliError::unreachable(error.to_string())
+            .hint("the stop is recorded: whoever next looks after the run carries it out"));
+    }
+    // Of pods the node gets word first, and they have half a minute to end by themselves.
+    let patience = if stored.spec.engine == EngineName::Argo { 6 * PATIENCE } else { PATIENCE };
+    let until = Instant::now() + patience;
     while Instant::now() < until {
+        session.refresh(name)?;
         reconcile::end_if_stopped(&mut session.world(), name, Timestamp::now())?;
         let Some(run) = session.run(name)? else { break };
         if run.phase.is_ended() {

@@ -22,6 +22,15 @@ pub struct EngineError {
     pub run: RunName,
     /// Why not.
     pub message: String,
+    /// Whether it may pass by itself, so that asking again is worth while.
+    pub passing: bool,
+}
+
+impl EngineError {
+    /// One that will not pass by itself.
+    pub fn new(what: &'static str, run: &RunName, message: impl Into<String>) -> Self {
+        Self { what, run: run.clone(), message: message.into(), passing: false }
+    }
 }
 
 /// What an engine tells of a run that nobody else records.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::types::{Digest, RunId, RunName, Timestamp, TriggerKind};
+use crate::types::{Digest, PipelineId, RunId, RunName, Timestamp, TriggerKind};
 
 /// Where a run or a step stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -133,6 +133,33 @@ pub struct Run {
 }
 
 impl Run {
+    /// A run that is claimed, and not more.
+    pub fn claimed(
+        pipeline: &PipelineId,
+        (id, name): (RunId, RunName),
+        trigger: Trigger,
+        revision: String,
+        params: IndexMap<String, Value>,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            name,
+            pipeline: pipeline.name.to_string(),
+            source: pipeline.source.clone(),
+            revision,
+            trigger,
+            phase: Phase::Pending,
+            reason: None,
+            message: None,
+            params,
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+            steps: Vec::new(),
+        }
+    }
+
     /// The record of a step or of a sweep's point.
     pub fn step(&self, name: &str, index: Option<usize>) -> Option<&StepRecord> {
         self.steps.iter().find(|record| record.base_name() == name && record.index == index)

@@ -131,22 +131,14 @@ pub fn claimed_run(
 ) -> Option<StoredRun> {
     Some(StoredRun {
         pipeline: id.clone(),
-        run: Run {
-            id: claim.id.clone(),
-            name: claim.name.clone(),
-            pipeline: id.name.to_string(),
-            source: id.source.clone(),
-            revision: seeing.revision.clone(),
-            trigger: claim.trigger.clone(),
-            phase: Phase::Pending,
-            reason: None,
-            message: None,
-            params: claim.params.clone(),
-            created_at: now,
-            started_at: None,
-            finished_at: None,
-            steps: Vec::new(),
-        },
+        run: Run::claimed(
+            id,
+            (claim.id.clone(), claim.name.clone()),
+            claim.trigger.clone(),
+            seeing.revision.clone(),
+            claim.params.clone(),
+            now,
+        ),
         spec: RunSpec {
             definition: seeing.text.clone()?,
             max_points: scope.max_points,

@@ -102,22 +102,14 @@ pub fn request(
         (None, _) => "a person asked for it".to_owned(),
     };
     let stored = StoredRun {
-        run: Run {
-            name: run_id.name(&id.name, None),
-            id: run_id,
-            pipeline: id.name.to_string(),
-            source: id.source.clone(),
-            revision: world.source.commit().unwrap_or_else(|| fingerprint.digest.to_string()),
+        run: Run::claimed(
+            &id,
+            (run_id.clone(), run_id.name(&id.name, None)),
             trigger,
-            phase: Phase::Pending,
-            reason: None,
-            message: None,
-            params: params.clone(),
-            created_at: now,
-            started_at: None,
-            finished_at: None,
-            steps: Vec::new(),
-        },
+            world.source.commit().unwrap_or_else(|| fingerprint.digest.to_string()),
+            params.clone(),
+            now,
+        ),
         pipeline: id,
         spec: RunSpec {
             definition: definition.clone(),

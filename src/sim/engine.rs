@@ -140,7 +140,7 @@ impl Engine for SimulatedEngine {
     fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
         let run = &run.run.name;
         if let Some(message) = self.refuses.clone() {
-            return Err(EngineError { what: "start", run: run.clone(), message });
+            return Err(EngineError::new("start", run, message));
         }
         let fuse = self.fuse.clone();
         fuse.call("start", || {

@@ -90,7 +90,7 @@ fn exit_codes_are_those_of_the_documentation() {
     place.run(&["up", "--once"]).expect(2).says("good");
     assert_eq!(place.runs()[0]["phase"], "Succeeded");
     place.run(&["plan", "--check"]).expect(2);
-    place.run(&["up", "--engine", "argo"]).expect(2).says("no argo engine yet");
+    place.run(&["up", "--engine", "argo"]).expect(2).says("local engine only");
     place.run(&["up", "git://git.example/x.git"]).expect(2).says("only https, http, ssh and file");
     place.run(&["up", "--config", "x"]).expect(2).says("failed to read x");
     place.write("sources.yaml", "kind: Pod").run(&["up", "--config", "sources.yaml"]).expect(2);

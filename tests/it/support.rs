@@ -179,10 +179,9 @@ impl Place {
     }
 
     pub fn spawn_program(&self, program: &str, args: &[&str]) -> Running {
-        let log = std::fs::File::create(self.beside("background.log")).unwrap();
         let mut command = self.command(program);
-        command.args(args).stdout(log.try_clone().unwrap()).stderr(log);
-        Running { child: command.spawn().unwrap(), log: self.beside("background.log") }
+        command.args(args);
+        Running::of(command, self.beside("background.log"))
     }
 
     /// Runs a Python text with arguments.
@@ -207,6 +206,12 @@ pub struct Running {
 }
 
 impl Running {
+    pub fn of(mut command: Command, path: PathBuf) -> Self {
+        let log = std::fs::File::create(&path).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        Self { child: command.spawn().unwrap(), log: path }
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, signal).unwrap();

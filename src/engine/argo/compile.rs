@@ -6,18 +6,20 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ResourceRequirements, SecretKeySelector,
-    SecurityContext, Toleration, Volume, VolumeMount,
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ResourceRequirements,
+    SecretKeySelector, SecurityContext, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use serde_json::json;
 
 use super::environment::Environment;
 use super::names::{self, MAIN};
 use super::told::{Assignment, pack};
 use super::workflow::{
-    Arguments, Backoff, Dag, DagTask, Metadata, Parameter, RetryStrategy, Template, TtlStrategy,
-    ValueFrom, Workflow, WorkflowSpec,
+    Arguments, Backoff, Dag, DagTask, Metadata, Parameter, RetryStrategy, Sequence, Template,
+    TtlStrategy, ValueFrom, Workflow, WorkflowSpec,
 };
 use crate::spec::{Pipeline, Reference, Step, Work, visit_json};
 use crate::store::StoredRun;
@@ -47,12 +49,20 @@ pub struct Site {
     pub parallelism: Option<usize>,
 }
 
-/// The Workflow of a run, suspended.
+/// The Workflow of a pipeline for other tools: it carries nothing of ours but the program that its pods
+/// take, and Argo names it.
 ///
 /// # Errors
 /// In words: what cannot be executed on a cluster.
-pub fn workflow(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<Workflow, String> {
-    let run = &stored.run;
+pub fn export(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<Workflow, String> {
+    let mut workflow = bare(site, pipeline)?;
+    workflow.metadata.generate_name = Some(format!("{}-", stored.run.pipeline));
+    workflow.spec.arguments.parameters.push(assignment(site, stored)?);
+    Ok(workflow)
+}
+
+/// What every pod of a run is told.
+fn assignment(site: &Site, stored: &StoredRun) -> Result<Parameter, String> {
     let mut spec = stored.spec.clone();
     // The cells of notebooks are not needed there, and they are long.
     if let Some(fingerprint) = &mut spec.fingerprint {
@@ -61,8 +71,17 @@ pub fn workflow(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<
     let env = site.environment.env.iter().filter(|variable| is_template(variable));
     let env = env.map(|one| (one.name.clone(), one.value.clone().unwrap_or_default()));
     let (root, env) = (site.root.clone(), env.collect());
-    let told = Assignment { run: run.clone(), spec, root, env };
+    let told = Assignment { run: stored.run.clone(), spec, root, env };
     let told = pack(&told).map_err(|error| format!("the run's pipeline file is {error}"))?;
+    Ok(Parameter::given("assignment", told))
+}
+
+/// The Workflow of a run, suspended.
+///
+/// # Errors
+/// In words: what cannot be executed on a cluster.
+pub fn workflow(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<Workflow, String> {
+    let run = &stored.run;
     let owner = site.environment.owner.as_deref();
     let labels = [
         ("app.kubernetes.io/managed-by", "jupyterflow"),
@@ -89,7 +108,7 @@ pub fn workflow(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<
     };
     workflow.spec.suspend = true;
     workflow.spec.ttl_strategy = Some(TtlStrategy { seconds_after_completion: STAYS });
-    workflow.spec.arguments.parameters.push(Parameter::given("assignment", told));
+    workflow.spec.arguments.parameters.push(assignment(site, stored)?);
     if let Some(pods) = &mut workflow.spec.pod_metadata {
         pods.labels = labels;
     }
@@ -174,7 +193,7 @@ fn task(pipeline: &Pipeline, tasks: &[String], at: usize) -> DagTask {
         template: tasks[at].clone(),
         depends: needed.collect::<Vec<_>>().join(" && "),
         arguments: Arguments { parameters: arguments },
-        with_items: (0..points).collect(),
+        with_sequence: (points > 0).then(|| Sequence { count: points.to_string() }),
     }
 }
 
@@ -247,7 +266,8 @@ fn step(
             backoff: Some(Backoff {
                 duration: "10s".into(),
                 factor: "2".into(),
-                cap: "10m".into(),
+                // Six pauses stay below it by themselves, also where Argo does not know it yet.
+                cap: (step.retries() > 6).then(|| "10m".to_owned()),
             }),
         }),
         dag: Some(Dag {
@@ -285,6 +305,7 @@ fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
     };
     let mut args = vec!["--step".to_owned(), name.to_owned()];
     args.extend(["--assignment".into(), "{{workflow.parameters.assignment}}".into()]);
+    args.extend(["--run".into(), "{{workflow.name}}".into()]);
     args.extend(["--interruption".into(), RETRIES.into()]);
     for parameter in given {
         let option = if parameter == "index" { "--index" } else { "--told" };
@@ -300,6 +321,11 @@ fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
         // A pod that was ended may not have told.
         default: Some(String::new()),
         ..ValueFrom::default()
+    };
+    let restricted = SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        ..SecurityContext::default()
     };
     let tolerations = step.resources().tolerations.iter();
     let tolerations = tolerations.map(|value| serde_json::from_value::<Toleration>(value.clone()));
@@ -318,10 +344,7 @@ fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
                 limits: Some(own_resources),
                 ..ResourceRequirements::default()
             }),
-            security_context: Some(SecurityContext {
-                allow_privilege_escalation: Some(false),
-                ..environment.container_security_context.clone().unwrap_or_default()
-            }),
+            security_context: Some(restricted.clone()),
             ..Container::default()
         }],
         container: Some(Container {
@@ -337,6 +360,14 @@ fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
             security_context: environment.container_security_context.clone(),
             ..Container::default()
         }),
+        // Argo's own containers keep to the restricted standard too, which it leaves to its administrator.
+        pod_spec_patch: Some(
+            json!({
+                "initContainers": [{"name": "init", "securityContext": restricted}],
+                "containers": [{"name": "wait", "securityContext": restricted}],
+            })
+            .to_string(),
+        ),
         outputs: Arguments {
             parameters: vec![Parameter { value_from: Some(told), ..Parameter::named(TOLD) }],
         },

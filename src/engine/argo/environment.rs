@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, EnvFromSource, EnvVar, LocalObjectReference, Pod, PodAffinity, PodAffinityTerm,
-    PodSecurityContext, ResourceRequirements, SecurityContext, Toleration, Volume, VolumeMount,
-    WeightedPodAffinityTerm,
+    Affinity, EnvFromSource, EnvVar, LocalObjectReference, PersistentVolumeClaimVolumeSource, Pod,
+    PodAffinity, PodAffinityTerm, PodSecurityContext, ResourceRequirements, SecurityContext,
+    Toleration, Volume, VolumeMount, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::{Deserialize, Serialize};
@@ -125,6 +125,22 @@ impl Environment {
             service_account: spec.service_account_name.clone(),
             beside: beside.collect(),
         })
+    }
+
+    /// Mounts a claim as well.
+    pub fn mount(&mut self, claim: &str, path: &str) {
+        let name = format!("volume-{}", self.volumes.len());
+        let source = PersistentVolumeClaimVolumeSource {
+            claim_name: claim.to_owned(),
+            ..PersistentVolumeClaimVolumeSource::default()
+        };
+        self.volumes.push(Volume {
+            name: name.clone(),
+            persistent_volume_claim: Some(source),
+            ..Volume::default()
+        });
+        let mount_path = path.to_owned();
+        self.volume_mounts.push(VolumeMount { name, mount_path, ..VolumeMount::default() });
     }
 
     /// Whether a folder of the pod lies on a volume, so that other pods see it too.

@@ -7,6 +7,7 @@ pub mod compile;
 pub mod environment;
 mod names;
 pub mod pod;
+pub mod rbac;
 mod reading;
 mod told;
 pub mod workflow;
@@ -66,20 +67,30 @@ impl ArgoEngine {
         let _ = self.shut_down(run, "Terminate");
     }
 
-    fn wait<T>(&self, what: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+    fn wait<T>(&self, what: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
         let patient = async { tokio::time::timeout(PATIENCE, what).await };
         match self.runtime.block_on(patient) {
-            Err(_) => Err(format!("the API server did not answer within {} s", PATIENCE.as_secs())),
-            Ok(answer) => answer.map_err(|error| said(&error)),
+            Err(_) => {
+                let seconds = PATIENCE.as_secs();
+                let message = format!("the API server did not answer within {seconds} s");
+                Err(Refusal { message, passing: true })
+            }
+            Ok(answer) => answer.map_err(|error| Refusal {
+                message: said(&error),
+                passing: match &error {
+                    kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+                    _ => true,
+                },
+            }),
         }
     }
 
     /// A Workflow as the server has it now; none where there is none.
-    fn get(&self, run: &RunName) -> Result<Option<Seen>, String> {
+    fn get(&self, run: &RunName) -> Result<Option<Seen>, Refusal> {
         self.wait(self.workflows.get_opt(run.as_str()))
     }
 
-    fn shut_down(&self, run: &StoredRun, how: &str) -> Result<(), String> {
+    fn shut_down(&self, run: &StoredRun, how: &str) -> Result<(), Refusal> {
         let Some(uid) = &run.spec.handle else { return Ok(()) };
         // Without its suspension, what has not begun ends too.
         let patch = json!({"metadata": {"uid": uid}, "spec": {"shutdown": how, "suspend": false}});
@@ -96,9 +107,10 @@ impl ArgoEngine {
     }
 
     /// A run as its Workflow stands: what a watch saw, or what the server says.
-    fn look(&self, run: &StoredRun) -> Result<Known, String> {
+    fn look(&self, run: &StoredRun) -> Result<Known, Refusal> {
         let name = &run.run.name;
-        let watched = self.watched.lock().map_err(|_| "a watch is broken")?.get(name).cloned();
+        let watched =
+            self.watched.lock().map_err(|_| Refusal::from("a watch is broken"))?.get(name).cloned();
         if let Some(known) = watched {
             return Ok(known);
         }
@@ -159,6 +171,25 @@ async fn follow(workflows: &Api<Seen>, run: &RunName, mut version: String, watch
     tokio::time::sleep(REST).await;
 }
 
+/// Why something was not done.
+struct Refusal {
+    message: String,
+    /// Whether it may be done later.
+    passing: bool,
+}
+
+impl From<&str> for Refusal {
+    fn from(message: &str) -> Self {
+        Self { message: message.to_owned(), passing: false }
+    }
+}
+
+impl Refusal {
+    fn of(self, what: &'static str, run: &RunName) -> EngineError {
+        EngineError { what, run: run.clone(), message: self.message, passing: self.passing }
+    }
+}
+
 /// What a server said, for a person.
 pub fn said(error: &kube::Error) -> String {
     match error {
@@ -200,10 +231,11 @@ impl Engine for ArgoEngine {
 
     fn prepare(&mut self, run: &StoredRun) -> Result<Option<String>, EngineError> {
         let name = &run.run.name;
-        let failed = |message: String| EngineError { what: "start", run: name.clone(), message };
+        let failed = |refusal: Refusal| refusal.of("start", name);
         let pipeline = run.spec.definition.pipeline(&run.pipeline.name, run.spec.max_points);
         let pipeline = pipeline.ok_or_else(|| failed("its file can no longer be read".into()))?;
-        let made = compile::workflow(&self.site, &pipeline, run).map_err(failed)?;
+        let made = compile::workflow(&self.site, &pipeline, run);
+        let made = made.map_err(|message| failed(message.as_str().into()))?;
         let created = self.wait(async {
             let workflows: Api<Workflow> = Api::namespaced(
                 self.workflows.clone().into_client(),
@@ -225,12 +257,12 @@ impl Engine for ArgoEngine {
             return Ok(there.metadata.uid);
         }
         let message = format!("NameTaken: a Workflow {name} of another identity is there");
-        Err(failed(message))
+        Err(failed(message.as_str().into()))
     }
 
     fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
         let name = &run.run.name;
-        let failed = |message: String| EngineError { what: "start", run: name.clone(), message };
+        let failed = |refusal: Refusal| refusal.of("start", name);
         let uid = run.spec.handle.as_ref();
         let uid = uid.ok_or_else(|| failed("nothing was made to execute it".into()))?;
         // A Workflow of another uid refuses the patch.
@@ -247,9 +279,7 @@ impl Engine for ArgoEngine {
     }
 
     fn stop(&mut self, run: &StoredRun) -> Result<(), EngineError> {
-        let name = run.run.name.clone();
-        let failed = |message| EngineError { what: "stop", run: name, message };
-        self.shut_down(run, "Stop").map_err(failed)
+        self.shut_down(run, "Stop").map_err(|refusal| refusal.of("stop", &run.run.name))
     }
 
     fn report(&self, run: &StoredRun, now: Timestamp) -> Result<Report, EngineError> {
@@ -257,7 +287,7 @@ impl Engine for ArgoEngine {
             return Ok(Report::Nothing);
         }
         let name = &run.run.name;
-        let failed = |message: String| EngineError { what: "read", run: name.clone(), message };
+        let failed = |refusal: Refusal| refusal.of("read", name);
         let seen = match self.look(run).map_err(failed)? {
             Known::Gone => return Ok(Report::Vanished),
             Known::There(seen) => seen,

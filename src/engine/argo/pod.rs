@@ -24,7 +24,7 @@ use crate::executor::write_whole;
 use crate::plan::{Phase, StepRecord};
 use crate::source::Source;
 use crate::spec::{Fingerprint, Pipeline};
-use crate::types::{Digest, Timestamp, TriggerKind};
+use crate::types::{Digest, RunName, Timestamp, TriggerKind};
 
 /// The folder, among a run's results, of what its pods share: copies of notebooks and what each told.
 const SHARED: &str = ".run";
@@ -36,6 +36,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Order {
     /// The packed assignment.
     pub assignment: String,
+    /// The run's name: its Workflow's.
+    pub run: String,
     /// The step.
     pub step: String,
     /// The point of its sweep.
@@ -71,7 +73,8 @@ pub fn install(place: &Path) -> std::io::Result<()> {
 /// # Errors
 /// In words: there was nothing to do the step with.
 pub fn work(order: &Order, source: &mut dyn Source) -> Result<i32, String> {
-    let assignment: Assignment = unpack(&order.assignment)?;
+    let mut assignment: Assignment = unpack(&order.assignment)?;
+    assignment.run.name = RunName::from_stored(&order.run).map_err(|error| error.to_string())?;
     let pipeline = assignment.pipeline()?;
     let at = pipeline.steps().iter().position(|step| step.name() == order.step);
     let at = at.ok_or_else(|| format!("the pipeline has no step {:?}", order.step))?;
@@ -152,8 +155,9 @@ impl Pod<'_> {
             .map(|text| unpack_all(text))
             .collect::<Result<Vec<_>, _>>()?
             .concat();
-        let before = before.into_iter().filter_map(|told| told.attempt).collect();
+        let mut before: Vec<Attempt> = before.into_iter().filter_map(|told| told.attempt).collect();
         let now = Timestamp::now();
+        self.add_the_silent(&mut before, now);
         let board = retell(self.pipeline, self.assignment.run.name.as_str(), before, now);
         let failed = |need: &&usize| {
             board.state(Task { step: **need, index: None }).record.phase == Phase::Failed
@@ -174,6 +178,36 @@ impl Pod<'_> {
         };
         self.record(&attempt)?;
         Ok((told(Some(attempt)), code))
+    }
+
+    /// Points of a sweep that told nothing did not succeed: all have ended before this step begins, and
+    /// Argo passes on the words of those that did.
+    fn add_the_silent(&self, told: &mut Vec<Attempt>, now: Timestamp) {
+        for &need in self.pipeline.graph().needs(self.task.step) {
+            let step = &self.pipeline.steps()[need];
+            for index in 0..step.points().len() {
+                let known =
+                    |attempt: &Attempt| attempt.step == step.name() && attempt.index == Some(index);
+                if told.iter().any(known) {
+                    continue;
+                }
+                let (message, left) = ("it told nothing".to_owned(), Left::default());
+                // With as many attempts as it may have, so that it counts as over.
+                told.extend((0..=step.retries()).map(|_| Attempt {
+                    step: step.name().to_owned(),
+                    index: Some(index),
+                    started_at: now,
+                    finished_at: Some(now),
+                    lost: 0,
+                    note: None,
+                    end: Some(AttemptEnd::Failed {
+                        exit_code: None,
+                        message: message.clone(),
+                        left: left.clone(),
+                    }),
+                }));
+            }
+        }
     }
 
     /// The attempt, and further ones in this pod while its process is lost.

@@ -33,8 +33,12 @@ pub fn read(
     for node in nodes.iter().flat_map(IndexMap::values).filter(|node| node.kind == "Pod") {
         let told = told(node);
         beginning = told.as_ref().and_then(|told| told.beginning.clone()).or(beginning);
+        // What every pod goes through is no news.
+        let ordinary = |message: &String| {
+            message.is_empty() || message == "PodInitializing" || message == "ContainerCreating"
+        };
         if node.phase.as_deref() == Some("Pending") {
-            waiting = node.message.clone().or(waiting);
+            waiting = node.message.clone().filter(|message| !ordinary(message)).or(waiting);
         }
         attempts.extend(attempt(pipeline, run.name.as_str(), node, told));
     }

@@ -153,6 +153,8 @@ pub struct Template {
     pub container: Option<Container>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub init_containers: Vec<Container>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_spec_patch: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -179,7 +181,9 @@ pub struct RetryStrategy {
 pub struct Backoff {
     pub duration: String,
     pub factor: String,
-    pub cap: String,
+    /// Argo 3.7 and newer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cap: Option<String>,
 }
 
 /// A graph of tasks.
@@ -202,8 +206,15 @@ pub struct DagTask {
     pub depends: String,
     #[serde(skip_serializing_if = "Arguments::is_empty")]
     pub arguments: Arguments,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub with_items: Vec<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub with_sequence: Option<Sequence>,
+}
+
+/// Numbers from 0.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are Argo's")]
+pub struct Sequence {
+    pub count: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]

@@ -155,7 +155,7 @@ impl Engine for LocalEngine {
     fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
         let run = &run.run.name;
         self.reap();
-        let failed = |message: String| EngineError { what: "start", run: run.clone(), message };
+        let failed = |message: String| EngineError::new("start", run, message);
         if let Some((count, at)) = self.failures.get(run)
             && *count >= FAILURES
             && at.elapsed() < REST
@@ -187,7 +187,7 @@ impl Engine for LocalEngine {
         if self.look(run) != Observed::Absent {
             return Ok(());
         }
-        let failed = |message| EngineError { what: "stop", run: run.clone(), message };
+        let failed = |message| EngineError::new("stop", run, message);
         processes::end_all_of_run(&self.state, run.as_str()).map_err(failed)
     }
 }

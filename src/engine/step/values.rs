@@ -37,8 +37,13 @@ impl Scope<'_> {
     /// # Errors
     /// An output that is not there.
     pub fn parameters(&self) -> Result<IndexMap<String, Value>, String> {
-        let mut all = self.pipeline.params().clone();
-        let mut base = all.clone();
+        let mut base = self.pipeline.params().clone();
+        let mut all = base.clone();
+        base.extend(self.run.params.clone());
+        for value in all.values_mut() {
+            *value = resolve_json(value, &mut |reference| self.look_up(reference, &base))?;
+        }
+        base.clone_from(&all);
         // What a reference in a parameter sees: the step's own plain values and the point's, too.
         let plain = |value: &&Value| resolve_json(value, &mut |_| Err(String::new())).is_ok();
         let own = self.step.params().iter().filter(|(_, value)| plain(value));

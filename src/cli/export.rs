@@ -1,0 +1,138 @@
+//! `export`: a pipeline as other tools take it.
+
+use std::path::PathBuf;
+
+use super::cluster::{self, Cluster};
+use super::error::{CliError, Code};
+use super::global::Global;
+use super::place::Place;
+use super::print;
+use super::run::Parameters;
+use super::target::Definition;
+use crate::engine::argo::compile;
+use crate::engine::argo::environment::Environment;
+use crate::plan::{Run, Trigger};
+use crate::store::{EngineName, RunSpec, StoredRun};
+use crate::types::{PipelineId, RunId, Timestamp, TriggerKind};
+
+/// Print a pipeline as other tools take it
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    /// An Argo Workflow, to be created by whatever creates Workflows
+    Argo(Box<Argo>),
+}
+
+/// Which pipeline, for which environment.
+#[derive(clap::Args, Debug)]
+pub struct Argo {
+    /// A notebook, a pipeline file or its folder, or a flow
+    target: Option<String>,
+    /// A pipeline file, also a workflow.yaml of JupyterFlow 0.0.x
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A flow
+    #[arg(short = 'c', long = "command", value_name = "FLOW")]
+    flow: Option<String>,
+    /// Which pipeline of the file
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+    #[command(flatten)]
+    parameters: Parameters,
+    /// The image of steps that name none; that of the own Jupyter pod unless given
+    #[arg(long, value_name = "REFERENCE")]
+    image: Option<String>,
+    /// A claim, and where it is in the pods; those of the own Jupyter pod besides
+    #[arg(long = "volume", value_name = "CLAIM:PATH")]
+    volumes: Vec<String>,
+    /// The service account of the pods; that of the own Jupyter pod unless given
+    #[arg(long, value_name = "NAME")]
+    service_account: Option<String>,
+    /// Where the root of the pipelines is in the pods; where it is here unless given
+    #[arg(long, value_name = "PATH")]
+    root: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(command: &Command, global: &Global) -> Result<Code, CliError> {
+    let Command::Argo(args) = command;
+    let (file, flow) = (args.file.as_deref(), args.flow.as_deref());
+    let name = args.pipeline.as_deref();
+    let definition = Definition::find(global, args.target.as_deref(), file, flow, name)?;
+    let mut environment = Environment::default();
+    if cluster::is_inside() {
+        environment = Cluster::connect()?.environment()?;
+    }
+    if let Some(image) = &args.image {
+        environment.image = Some(image.clone());
+    }
+    if let Some(account) = &args.service_account {
+        environment.service_account = Some(account.clone());
+    }
+    for text in &args.volumes {
+        let (claim, path) = claim(text)?;
+        environment.mount(claim, path);
+    }
+    let root = match &args.root {
+        Some(root) => root.clone(),
+        None => Place::find(&definition.path, global.state.as_deref())?.root,
+    };
+    if !environment.shares(&root) {
+        let message = format!("{} is on no volume of the pods", root.display());
+        return Err(CliError::usage(message)
+            .hint("say which claim has it: --volume CLAIM:PATH, and --root PATH below that"));
+    }
+    let site = cluster::site(environment, root.to_string_lossy().into_owned(), None);
+    let stored = drafted(&definition, args, global.max_points);
+    let workflow =
+        compile::export(&site, &definition.pipeline, &stored).map_err(CliError::usage)?;
+    let text = match global.output {
+        print::Format::Json => {
+            serde_json::to_string_pretty(&workflow).map_err(|e| CliError::bug(&e))
+        }
+        _ => serde_saphyr::to_string(&workflow).map_err(|error| CliError::bug(&error)),
+    };
+    print::data(&text?);
+    Ok(Code::Done)
+}
+
+/// `CLAIM:PATH`.
+fn claim(text: &str) -> Result<(&str, &str), CliError> {
+    let parts = text.split_once(':');
+    let known = parts.filter(|(claim, path)| !claim.is_empty() && path.starts_with('/'));
+    known.ok_or_else(|| {
+        CliError::usage(format!("{text:?} is no claim and path"))
+            .hint("such as --volume claim-ann:/home/jovyan")
+    })
+}
+
+/// The run of an export: whatever creates the Workflow asks for it.
+fn drafted(definition: &Definition, args: &Argo, max_points: usize) -> StoredRun {
+    let pipeline = PipelineId {
+        source: definition.source.clone(),
+        folder: definition.pipeline.folder().to_owned(),
+        name: definition.pipeline.name().clone(),
+    };
+    let (kind, key) = (TriggerKind::Manual, "export".to_owned());
+    let id = RunId::new(&pipeline, kind, &key);
+    let name = id.name(&pipeline.name, None);
+    let trigger = Trigger { kind, key, scheduled_at: None, retry_of: None };
+    let (params, at) = (args.parameters.given(), Timestamp::UNIX_EPOCH);
+    StoredRun {
+        run: Run::claimed(&pipeline, (id, name), trigger, String::new(), params, at),
+        pipeline,
+        spec: RunSpec {
+            definition: definition.text.clone(),
+            max_points,
+            // Whatever the files are when it begins is what it runs.
+            fingerprint: None,
+            because: Vec::new(),
+            kept_steps: Vec::new(),
+            backfill: false,
+            engine: EngineName::Argo,
+            handle: None,
+        },
+        stop_requested: false,
+        stopped_by: None,
+        ended: None,
+    }
+}

@@ -1,0 +1,41 @@
+//! What a service account needs so that its pods can run pipelines.
+//!
+//! Owns the least that works: to find the own pod, to make and follow Workflows, and, for the pods of
+//! these, to tell how they went.
+
+use serde_json::{Value, json};
+
+/// A service account with its role, for people who run pipelines from their Jupyter pods.
+pub fn of_users(namespace: &str, service_account: &str) -> [Value; 3] {
+    let metadata = json!({"name": "jupyterflow", "namespace": namespace});
+    let group = "rbac.authorization.k8s.io";
+    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+    [
+        json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": service_account, "namespace": namespace},
+        }),
+        json!({
+            "apiVersion": format!("{group}/v1"),
+            "kind": "Role",
+            "metadata": metadata,
+            "rules": [
+                // The own pod, for its image and volumes.
+                rule("", "pods", &["list"]),
+                rule("argoproj.io", "workflows", &["create", "get", "patch", "watch"]),
+                // What Argo asks of the pods of every Workflow.
+                rule("argoproj.io", "workflowtaskresults", &["create", "patch"]),
+            ],
+        }),
+        json!({
+            "apiVersion": format!("{group}/v1"),
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "jupyterflow"},
+            "subjects": [
+                {"kind": "ServiceAccount", "name": service_account, "namespace": namespace},
+            ],
+        }),
+    ]
+}

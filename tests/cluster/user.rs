@@ -1,0 +1,238 @@
+//! A user of a hub: a namespace, a home on a claim, and a Jupyter pod of KubeSpawner's shape.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::{Ended, Running, wait_for};
+
+/// A token that must be in no object, log or notebook.
+pub const TOKEN: &str = "geheim-0123456789";
+
+pub struct User {
+    pub namespace: String,
+    home: tempfile::TempDir,
+}
+
+fn cache() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::env::var_os("CLUSTER_CACHE").map_or(root.join(".venv/cluster"), PathBuf::from)
+}
+
+/// `kubectl`, of the cluster of the tests.
+pub fn kubectl(args: &[&str]) -> Command {
+    assert!(std::env::var_os("KUBECONFIG").is_some(), "start it by tests/cluster/with");
+    let mut command = Command::new("timeout");
+    // Nothing here takes so long: what hangs is a failure that says what it was.
+    command.arg("240").arg(cache().join("bin/kubectl")).args(args).stdin(Stdio::null());
+    command
+}
+
+/// Applies objects.
+#[track_caller]
+pub fn apply(objects: &[Value]) {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    let mut command = kubectl(&["apply", "-f", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(list.to_string().as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{list}");
+}
+
+/// A user's pod.
+pub struct Shape<'a> {
+    /// The hub's name of the user.
+    pub name: &'a str,
+    /// Labels of the namespace.
+    pub labels: Value,
+    /// The pod's security context.
+    pub security: Value,
+    /// The container's.
+    pub container_security: Value,
+}
+
+impl Default for Shape<'_> {
+    fn default() -> Self {
+        Self {
+            name: "ann@example.org",
+            labels: json!({}),
+            security: json!({"fsGroup": 100, "runAsUser": 1000}),
+            container_security: json!({"allowPrivilegeEscalation": false}),
+        }
+    }
+}
+
+impl User {
+    pub fn new(test: &str) -> Self {
+        Self::of(test, &Shape::default())
+    }
+
+    pub fn of(test: &str, shape: &Shape<'_>) -> Self {
+        let namespace = format!("{test}-{}", std::process::id());
+        let home = tempfile::Builder::new().prefix("jf-home-").tempdir().unwrap();
+        std::fs::create_dir(home.path().join("bin")).unwrap();
+        std::fs::copy(cache().join("jupyterflow"), home.path().join("bin/jupyterflow")).unwrap();
+        let user = Self { namespace, home };
+        user.give_home();
+        user.make(shape);
+        user
+    }
+
+    fn make(&self, shape: &Shape<'_>) {
+        let namespace = &self.namespace;
+        let volume = format!("home-{namespace}");
+        let size = json!({"storage": "1Gi"});
+        apply(&[json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace, "labels": shape.labels},
+        })]);
+        self.apply_rbac();
+        apply(&[
+            json!({
+                "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume},
+                "spec": {
+                    "capacity": size, "accessModes": ["ReadWriteOnce"], "storageClassName": "",
+                    "hostPath": {"path": self.home.path()}, "persistentVolumeReclaimPolicy": "Retain",
+                    "claimRef": {"namespace": namespace, "name": "claim-ann"},
+                },
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "metadata": {"name": "claim-ann", "namespace": namespace},
+                "spec": {
+                    "accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": volume,
+                    "resources": {"requests": size},
+                },
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Secret",
+                "metadata": {"name": "warehouse", "namespace": namespace},
+                "stringData": {"password": "hunter2"},
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {
+                    "name": "jupyter-ann", "namespace": namespace,
+                    "labels": {"component": "singleuser-server", "hub.jupyter.org/username": "slug"},
+                    "annotations": {"hub.jupyter.org/username": shape.name},
+                },
+                "spec": {
+                    "serviceAccountName": "jupyter",
+                    "securityContext": shape.security,
+                    "containers": [{
+                        "name": "notebook",
+                        "image": "docker.io/local/notebook:1",
+                        "imagePullPolicy": "Never",
+                        "command": ["sleep", "infinity"],
+                        "securityContext": shape.container_security,
+                        "env": [
+                            {"name": "JUPYTERHUB_USER", "value": shape.name},
+                            {"name": "JUPYTERHUB_API_TOKEN", "value": TOKEN},
+                            {"name": "JUPYTERFLOW_IMAGE", "value": "docker.io/local/jupyterflow:1"},
+                            {"name": "BRACES", "value": "{{workflow.name}}"},
+                        ],
+                        "volumeMounts": [{"name": "home", "mountPath": "/home/jovyan"}],
+                    }],
+                    "volumes": [
+                        {"name": "home", "persistentVolumeClaim": {"claimName": "claim-ann"}},
+                    ],
+                },
+            }),
+        ]);
+        let ready = "--for=condition=Ready";
+        let args = ["-n", namespace, "wait", "pod/jupyter-ann", ready, "--timeout=60s"];
+        Ended::from(kubectl(&args).output().unwrap()).expect(0);
+    }
+
+    /// What `generate rbac` prints, and nothing more.
+    fn apply_rbac(&self) {
+        let mut generate = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
+        generate.args(["generate", "rbac", "-n", &self.namespace, "--service-account", "jupyter"]);
+        let printed = generate.output().unwrap();
+        assert!(printed.status.success());
+        let mut command = kubectl(&["apply", "-f", "-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&printed.stdout).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// All of the home is the user's.
+    fn give_home(&self) {
+        let home = self.home.path();
+        let owner = Command::new("chown").args(["-R", "1000:100"]).arg(home).status().unwrap();
+        assert!(owner.success());
+    }
+
+    /// A path in the home, as this machine sees it.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.home.path().join(path)
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let full = self.path(path);
+        std::fs::create_dir_all(full.parent().unwrap()).unwrap();
+        std::fs::write(full, text).unwrap();
+        self.give_home();
+    }
+
+    /// Copies a folder of this machine into the home.
+    pub fn copy(&self, from: &Path, to: &str) {
+        let copied = Command::new("cp").arg("-r").arg(from).arg(self.path(to)).status().unwrap();
+        assert!(copied.success());
+        self.give_home();
+    }
+
+    fn typed(&self, folder: &str, line: &str) -> Vec<String> {
+        let line = format!("cd /home/jovyan/{folder} && PATH=/home/jovyan/bin:$PATH && {line}");
+        let args = ["-n", &self.namespace, "exec", "jupyter-ann", "--", "sh", "-c", &line];
+        args.map(str::to_owned).to_vec()
+    }
+
+    /// Types a line in a terminal of the user's server.
+    pub fn types(&self, folder: &str, line: &str) -> Ended {
+        let args = self.typed(folder, line);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        kubectl(&args).output().unwrap().into()
+    }
+
+    /// Types a line, and does not wait for its end.
+    pub fn begins(&self, folder: &str, line: &str) -> Running {
+        let args = self.typed(folder, line);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let log = self.home.path().join("background.log");
+        Running::of(kubectl(&args), log)
+    }
+
+    /// `kubectl` in the user's namespace.
+    pub fn kubectl(&self, args: &[&str]) -> Ended {
+        let mut all = vec!["-n", &self.namespace];
+        all.extend(args);
+        kubectl(&all).output().unwrap().into()
+    }
+
+    /// The Workflows, by name.
+    pub fn workflows(&self) -> BTreeMap<String, Value> {
+        let list = self.kubectl(&["get", "workflows", "-o", "json"]).json();
+        let items = list["items"].as_array().unwrap().iter();
+        items
+            .map(|one| (one["metadata"]["name"].as_str().unwrap().to_owned(), one.clone()))
+            .collect()
+    }
+
+    /// Waits until a file of the home is there.
+    #[track_caller]
+    pub fn wait_for_file(&self, path: &str) {
+        let path = self.path(path);
+        wait_for(&format!("{}", path.display()), || path.exists());
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let mut args = vec!["delete", "--wait=false", "namespace"];
+        args.push(&self.namespace);
+        let _ = kubectl(&args).stdout(Stdio::null()).status();
+    }
+}
