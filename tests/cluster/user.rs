@@ -72,10 +72,8 @@ impl User {
     pub fn of(test: &str, shape: &Shape<'_>) -> Self {
         let namespace = format!("{test}-{}", std::process::id());
         let home = tempfile::Builder::new().prefix("jf-home-").tempdir().unwrap();
-        std::fs::create_dir(home.path().join("bin")).unwrap();
-        std::fs::copy(cache().join("jupyterflow"), home.path().join("bin/jupyterflow")).unwrap();
+        Self::furnish(home.path());
         let user = Self { namespace, home };
-        user.give_home();
         user.make(shape);
         user
     }
@@ -88,7 +86,7 @@ impl User {
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": namespace, "labels": shape.labels},
         })]);
-        self.apply_rbac();
+        Self::apply_rbac(namespace);
         apply(&[
             json!({
                 "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume},
@@ -147,9 +145,9 @@ impl User {
     }
 
     /// What `generate rbac` prints, and nothing more.
-    fn apply_rbac(&self) {
+    pub fn apply_rbac(namespace: &str) {
         let mut generate = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
-        generate.args(["generate", "rbac", "-n", &self.namespace, "--service-account", "jupyter"]);
+        generate.args(["generate", "rbac", "-n", namespace, "--service-account", "jupyter"]);
         let printed = generate.output().unwrap();
         assert!(printed.status.success());
         let mut command = kubectl(&["apply", "-f", "-"]);
@@ -158,9 +156,19 @@ impl User {
         assert!(child.wait().unwrap().success());
     }
 
+    /// Puts the program into a home.
+    pub fn furnish(home: &Path) {
+        std::fs::create_dir_all(home.join("bin")).unwrap();
+        std::fs::copy(cache().join("jupyterflow"), home.join("bin/jupyterflow")).unwrap();
+        Self::give(home);
+    }
+
     /// All of the home is the user's.
     fn give_home(&self) {
-        let home = self.home.path();
+        Self::give(self.home.path());
+    }
+
+    fn give(home: &Path) {
         let owner = Command::new("chown").args(["-R", "1000:100"]).arg(home).status().unwrap();
         assert!(owner.success());
     }

@@ -3,6 +3,8 @@
 //! Owns making, releasing, watching and ending Workflows. What a run becomes is `compile`'s, what a
 //! Workflow tells `reading`'s; `pod` is what runs inside of one.
 
+#![expect(clippy::disallowed_methods, reason = "says when a Workflow was released")]
+
 pub mod compile;
 pub mod environment;
 mod names;
@@ -14,7 +16,7 @@ pub mod workflow;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
@@ -34,6 +36,10 @@ use crate::types::{RunName, Timestamp};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a watch is asked for, in seconds; then it is asked for anew.
 const WATCH_SECONDS: u32 = 50;
+/// How long Argo may take to notice that a Workflow was released.
+const NOTICE: Duration = Duration::from_secs(5);
+/// The annotation that says when.
+const RELEASED: &str = "jupyterflow.io/released";
 /// After a watch that failed.
 const REST: Duration = Duration::from_secs(1);
 
@@ -53,13 +59,16 @@ pub struct ArgoEngine {
     workflows: Api<Seen>,
     site: Site,
     watched: Watched,
+    /// When each run was last released by us.
+    released: HashMap<RunName, Instant>,
 }
 
 impl ArgoEngine {
     /// An engine that makes its Workflows in a namespace.
     pub fn new(runtime: Arc<Runtime>, client: Client, namespace: &str, site: Site) -> Self {
         let workflows = Api::namespaced(client, namespace);
-        Self { runtime, workflows, site, watched: Watched::default() }
+        let (watched, released) = (Watched::default(), HashMap::new());
+        Self { runtime, workflows, site, watched, released }
     }
 
     /// Ends a run at once.
@@ -118,6 +127,13 @@ impl ArgoEngine {
             None => Known::Gone,
             Some(seen) => self.watch(name, seen),
         })
+    }
+
+    /// Whether Argo took a Workflow up, or was asked to a moment ago.
+    fn has_begun(&self, run: &RunName, seen: &Seen) -> bool {
+        let asked = self.released.get(run).is_some_and(|at| at.elapsed() < NOTICE);
+        let waits = seen.status.phase.as_deref() == Some("Pending");
+        seen.is_over() || seen.has_pods() || waits || (asked && seen.spec.suspend != Some(true))
     }
 
     /// Watches a Workflow from what was seen of it on. Once the watch ends, nothing is known any more,
@@ -219,10 +235,7 @@ impl Engine for ArgoEngine {
             return Observed::Absent;
         }
         match self.look(run) {
-            // It was made, and waits for its release.
-            Ok(Known::There(seen)) if seen.spec.suspend == Some(true) && !seen.has_pods() => {
-                Observed::Absent
-            }
+            Ok(Known::There(seen)) if !self.has_begun(&run.run.name, &seen) => Observed::Absent,
             Ok(Known::There(_)) => Observed::Known(()),
             // It was there: nothing takes its place.
             Ok(Known::Gone) | Err(_) => Observed::Unknown,
@@ -265,12 +278,17 @@ impl Engine for ArgoEngine {
         let failed = |refusal: Refusal| refusal.of("start", name);
         let uid = run.spec.handle.as_ref();
         let uid = uid.ok_or_else(|| failed("nothing was made to execute it".into()))?;
-        // A Workflow of another uid refuses the patch.
-        let patch = json!({"metadata": {"uid": uid}, "spec": {"suspend": false}});
+        // A Workflow of another uid refuses the patch. The annotation makes each release a change: Argo can
+        // miss one that comes while it first looks at the Workflow, and then looks no more.
+        let annotations = json!({RELEASED: Timestamp::now().to_string()});
+        let patch = json!({
+            "metadata": {"uid": uid, "annotations": annotations}, "spec": {"suspend": false},
+        });
         let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
         let patched = self.workflows.patch(name.as_str(), &parameters, &patch);
         let seen = self.wait(patched).map_err(failed)?;
         self.watch(name, seen);
+        self.released.insert(name.clone(), Instant::now());
         Ok(())
     }
 

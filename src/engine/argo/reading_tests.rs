@@ -1,0 +1,181 @@
+//! What Workflows tell in each state in which a cluster may show them.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::engine::argo::told::pack;
+use crate::plan::{Run, Trigger};
+use crate::spec::parse;
+use crate::store::{EngineName, FileText, RunSpec};
+use crate::types::{PipelineId, RunId, TriggerKind};
+
+const YAML: &str = "name: p\nsteps:\n  a: {run: x}\n  b: {run: y, needs: a, retries: 1}\n";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn stored() -> (Pipeline, StoredRun) {
+    let pipeline = parse(YAML, "j", "", 100).pipelines.remove(0);
+    let id = PipelineId { source: "s".into(), folder: String::new(), name: "p".parse().unwrap() };
+    let (kind, key) = (TriggerKind::Manual, "k".to_owned());
+    let run_id = RunId::new(&id, kind, &key);
+    let name = run_id.name(&id.name, None);
+    let trigger = Trigger { kind, key, scheduled_at: None, retry_of: None };
+    let params = IndexMap::new();
+    let stored = StoredRun {
+        run: Run::claimed(&id, (run_id, name), trigger, "r".into(), params, at(0)),
+        pipeline: id,
+        spec: RunSpec {
+            definition: FileText { file: "j".into(), folder: String::new(), text: YAML.into() },
+            max_points: 100,
+            fingerprint: None,
+            because: Vec::new(),
+            kept_steps: Vec::new(),
+            backfill: false,
+            engine: EngineName::Argo,
+            handle: Some("uid".into()),
+        },
+        stop_requested: false,
+        stopped_by: None,
+        ended: None,
+    };
+    (pipeline, stored)
+}
+
+fn told(step: &str, from: i64, end: AttemptEnd, beginning: Beginning) -> String {
+    let attempt = Attempt {
+        step: step.into(),
+        index: None,
+        started_at: at(from),
+        finished_at: Some(at(from + 2)),
+        lost: 0,
+        note: None,
+        end: Some(end),
+    };
+    pack(&Told { attempt: Some(attempt), beginning: Some(beginning) }).unwrap()
+}
+
+fn well() -> AttemptEnd {
+    AttemptEnd::Succeeded(Left::default())
+}
+
+fn node(name: &str, phase: &str, told: &str) -> Value {
+    let (_, stored) = stored();
+    let outputs = json!({"parameters": [{"name": "told", "value": told}], "exitCode": "1"});
+    json!({
+        "id": name, "name": format!("{}.{name}", stored.run.name), "type": "Pod", "phase": phase,
+        "startedAt": at(5).to_string(), "finishedAt": at(9).to_string(),
+        "outputs": if told.is_empty() { json!({"exitCode": "1"}) } else { outputs },
+    })
+}
+
+fn nodes(list: Vec<Value>) -> Value {
+    let named = list.into_iter().enumerate().map(|(at, node)| (format!("n{at}"), node));
+    named.collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Reads a Workflow; the run, and the phases of its steps.
+fn read_of(phase: &str, spec: Value, status: Value) -> (Run, String) {
+    let (pipeline, stored) = stored();
+    let mut all = json!({"phase": phase, "startedAt": at(1).to_string()});
+    if matches!(phase, "Succeeded" | "Failed" | "Error") {
+        all["finishedAt"] = at(20).to_string().into();
+    }
+    all.as_object_mut().unwrap().extend(status.as_object().unwrap().clone());
+    let seen = json!({"metadata": {"uid": "uid"}, "spec": spec, "status": all});
+    let seen: Seen = serde_json::from_value(seen).unwrap();
+    let (run, steps) = read(&pipeline, &stored, &seen, at(30));
+    let phases = steps.iter().map(|state| format!("{} {}", state.record.name, state.record.phase));
+    (run, phases.collect::<Vec<_>>().join(", "))
+}
+
+fn both_well() -> Value {
+    nodes(vec![
+        node("a(0)", "Succeeded", &told("a", 2, well(), Beginning::Claimed)),
+        node("b(0).attempt(0)", "Succeeded", &told("b", 6, well(), Beginning::Claimed)),
+    ])
+}
+
+#[test]
+fn a_workflow_that_nobody_took_up_is_pending() {
+    let (run, steps) = read_of("", json!({"suspend": true}), json!({}));
+    assert_eq!((run.phase, steps.as_str()), (Phase::Pending, "a Pending, b Pending"));
+}
+
+#[test]
+fn nodes_are_read_plain_and_compressed() {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(both_well().to_string().as_bytes()).unwrap();
+    let packed = STANDARD.encode(encoder.finish().unwrap());
+    for status in [json!({"nodes": both_well()}), json!({"compressedNodes": packed})] {
+        let (run, steps) = read_of("Succeeded", json!({}), status);
+        assert_eq!((run.phase, steps.as_str()), (Phase::Succeeded, "a Succeeded, b Succeeded"));
+        assert_eq!((run.started_at, run.finished_at), (Some(at(2)), Some(at(20))));
+    }
+}
+
+#[test]
+fn of_offloaded_nodes_only_the_whole_is_known() {
+    let status = json!({"offloadNodeStatusVersion": "fnv:1"});
+    let (run, steps) = read_of("Succeeded", json!({}), status.clone());
+    assert_eq!((run.phase, steps.as_str()), (Phase::Succeeded, "a Unknown, b Unknown"));
+    let (run, _) = read_of("Failed", json!({}), status);
+    assert_eq!(run.phase, Phase::Failed);
+}
+
+#[test]
+fn who_was_shut_down_is_stopped() {
+    let status = json!({"nodes": nodes(vec![
+        node("a(0)", "Succeeded", &told("a", 2, well(), Beginning::Claimed)),
+        node("b(0).attempt(0)", "Failed", &told("b", 6, AttemptEnd::Stopped, Beginning::Claimed)),
+    ])});
+    for how in ["Stop", "Terminate"] {
+        let (run, steps) = read_of("Failed", json!({"shutdown": how}), status.clone());
+        assert_eq!((run.phase, steps.as_str()), (Phase::Stopped, "a Succeeded, b Stopped"));
+    }
+    // Who was shut down after its last step ended well, ended well.
+    let status = json!({"nodes": both_well()});
+    let (run, _) = read_of("Failed", json!({"shutdown": "Stop"}), status);
+    assert_eq!(run.phase, Phase::Succeeded);
+}
+
+#[test]
+fn pods_that_are_lost_or_silent_count_as_such() {
+    let status =
+        json!({"nodes": nodes(vec![node("a(0)", "Error", ""), node("a(1)", "Running", "")])});
+    let (run, steps) = read_of("Running", json!({}), status);
+    assert_eq!((run.phase, steps.as_str()), (Phase::Running, "a Running, b Pending"));
+    let mut silent = node("a(0)", "Failed", "");
+    silent["message"] = "OOMKilled (exit code 137)".into();
+    let (run, steps) = read_of("Failed", json!({}), json!({"nodes": nodes(vec![silent])}));
+    assert_eq!((run.phase, steps.as_str()), (Phase::Failed, "a Failed, b Skipped"));
+    assert_eq!(run.message.as_deref(), Some("step a: OOMKilled (exit code 137)"));
+}
+
+#[test]
+fn a_pod_that_waits_says_for_what() {
+    let mut waiting = node("a(0)", "Pending", "");
+    waiting["message"] = "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu.".into();
+    let (run, _) = read_of("Running", json!({}), json!({"nodes": nodes(vec![waiting])}));
+    assert!(run.message.unwrap().contains("Insufficient cpu"));
+}
+
+#[test]
+fn files_that_moved_on_make_a_run_that_did_nothing() {
+    let silent = pack(&Told { attempt: None, beginning: Some(Beginning::MovedOn) }).unwrap();
+    let status = json!({"nodes": nodes(vec![node("a(0)", "Failed", &silent)])});
+    let (run, steps) = read_of("Failed", json!({}), status);
+    assert_eq!((run.phase, steps.as_str()), (Phase::Skipped, "a Skipped, b Skipped"));
+    assert_eq!(run.reason.as_deref(), Some("Superseded"));
+}
+
+#[test]
+fn what_argo_could_not_even_begin_says_why() {
+    let status = json!({"message": "invalid spec: templates.main sorting failed"});
+    let (run, _) = read_of("Error", json!({}), status);
+    assert_eq!(run.phase, Phase::Failed);
+    assert!(run.message.unwrap().contains("invalid spec"));
+}
