@@ -5,7 +5,7 @@ BIN := $(CURDIR)/target/debug/jupyterflow
 DEMO := target/demo
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-cluster check kill soak soak-short fuzz fuzz-short bench bench-short clean
+.PHONY: demo test test-cluster static check kill soak soak-short fuzz fuzz-short bench bench-short clean
 
 # A real pipeline of real notebooks, to its end. Typed again it starts nothing; edit a code cell
 # below $(DEMO) and it runs again.
@@ -24,6 +24,11 @@ test: $(VENV)/.test
 
 test-cluster: $(VENV)/.test
 	tests/cluster/with cargo test --quiet --no-fail-fast --test cluster
+
+# The program as one static file, as it goes into the pods of a cluster.
+static:
+	OPENSSL_STATIC=1 RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target x86_64-unknown-linux-gnu
+	@echo target/x86_64-unknown-linux-gnu/release/jupyterflow
 
 # What CI checks besides.
 check:

@@ -5,12 +5,13 @@ use std::process::Command;
 
 use serde::Serialize;
 
+use super::cluster;
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::place::Place;
 use super::print;
 use crate::executor;
-use crate::store::{Journal, SqliteStore};
+use crate::store::{EngineName, Journal, SqliteStore};
 
 /// Say what is missing on this machine and how to get it
 #[derive(clap::Args, Debug)]
@@ -44,6 +45,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         shell(),
         processes(),
         state(&place.state),
+        cluster(global),
     ];
     let row = |check: &Check| {
         let word = match (check.ok, check.needed) {
@@ -72,6 +74,18 @@ fn kernels() -> Check {
     let message = if names.is_empty() { "none".into() } else { names.join(", ") };
     let hint = Some("for Python: pip install ipykernel");
     Check { name: "kernels", ok: !names.is_empty(), needed: true, message, hint }
+}
+
+/// Whether runs can go to a cluster from here.
+fn cluster(global: &Global) -> Check {
+    let chosen = cluster::chosen(global);
+    let ok = matches!(chosen, Ok((EngineName::Argo, _)));
+    let message = match chosen {
+        Ok((_, why)) => why,
+        Err(error) => error.message(),
+    };
+    let hint = Some("in a Jupyter pod: ask for what `jupyterflow generate rbac` prints");
+    Check { name: "cluster", ok, needed: false, message, hint }
 }
 
 fn program(name: &'static str, argument: &str, hint: &'static str) -> Check {
