@@ -104,6 +104,12 @@ pub fn ask(
             return Err(CliError::usage("--from needs the local engine in this version")
                 .hint("retry the whole run, or use --engine local"));
         }
+        if session.configuration.is_some() {
+            return Err(CliError::usage(
+                "sources of --config need the local engine in this version",
+            )
+            .hint("use --engine local, or run it in the source's own folder"));
+        }
         session.engine.choose_argo()?;
     }
     let mut params = again.as_ref().map(|stored| stored.run.params.clone()).unwrap_or_default();

@@ -12,12 +12,13 @@ use super::global::Global;
 use super::lanes::{self, Configuration, Lane, Looking};
 use super::place::Place;
 use crate::engine::local::LocalEngine;
+use crate::engine::step::leftovers::write_run_document;
 use crate::engine::{Engine, Report};
 use crate::plan::{Observed, Phase, Run};
 use crate::reconcile::{self, Applied, Look, Memory, PassError, Scope, World};
 use crate::source::Hints;
 use crate::source::git::{Health, Polled, Poller};
-use crate::store::{FileText, SqliteStore, Store, StoreError, StoredRun};
+use crate::store::{EngineName, FileText, SqliteStore, Store, StoreError, StoredRun};
 use crate::types::{PipelineId, RunName, Timestamp};
 
 /// Between the two looks of commands that do not wait for a source to settle.
@@ -272,7 +273,14 @@ impl Session {
     /// Records where a run stands that is executed elsewhere.
     pub fn refresh(&mut self, name: &RunName) -> Result<(), StoreError> {
         let Some(stored) = self.store.run(name.as_str())? else { return Ok(()) };
-        reconcile::refresh(&mut self.world(), &stored, Timestamp::now()).map(|_| ())
+        reconcile::refresh(&mut self.world(), &stored, Timestamp::now())?;
+        let ended = self.store.run(name.as_str())?.filter(|stored| stored.run.phase.is_ended());
+        if let Some(stored) = ended.filter(|stored| stored.spec.engine == EngineName::Argo) {
+            // Its pods wrote what they knew; how Argo ended them they could not.
+            let folder = &stored.pipeline.folder;
+            let _ = write_run_document(&self.place.root, folder, &stored.run);
+        }
+        Ok(())
     }
 
     /// A look, and a second one where something was written a moment ago.

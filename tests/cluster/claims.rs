@@ -57,6 +57,22 @@ fn a_stopped_run_ends_its_pods() {
 }
 
 #[test]
+fn a_lost_pod_is_an_interruption_and_no_failure() {
+    let user = User::new("lost");
+    user.write("p/jupyterflow.yaml", WAITS);
+    let mut run = user.begins("p", "jupyterflow run --output json");
+    user.wait_for_file("p/witness");
+    let pods = ["delete", "pod", "-l", "jupyterflow.io/run", "--grace-period=0", "--force"];
+    user.kubectl(&pods).expect(0);
+    wait_for("the second attempt", || began(&user) == 2);
+    user.write("p/go", "");
+    assert_eq!(run.end(), 0, "{}", run.log());
+    let status = user.types("p", "jupyterflow status --output json").json();
+    let work = step(&status["runs"][0], "work").clone();
+    assert_eq!((&work["phase"], &work["attempt"]), (&"Succeeded".into(), &2.into()), "{work}");
+}
+
+#[test]
 fn a_deleted_workflow_is_not_run_again() {
     let user = User::new("deleted");
     user.write("p/jupyterflow.yaml", WAITS);

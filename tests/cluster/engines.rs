@@ -146,6 +146,13 @@ steps:
   slow: {run: sleep 60, timeout: 1s}
   forgetful: {run: "true", outputs: {file: nowhere.txt}}
 ---
+name: late
+timeout: 12s
+steps:
+  first: {run: "true"}
+  slow: {run: sleep 120, needs: first}
+  never: {run: "true", needs: slow}
+---
 name: sweeps
 steps:
   all:
@@ -177,7 +184,7 @@ fn values_failures_and_sweeps_are_the_same_on_both_engines() {
         user.write(&format!("{folder}/jupyterflow.yaml"), ALL);
         (place, folder)
     };
-    let [values, failures, sweeps] = ["values", "failures", "sweeps"].map(run);
+    let [values, failures, sweeps, late] = ["values", "failures", "sweeps", "late"].map(run);
     std::thread::scope(|scope| {
         let user = &user;
         scope.spawn(move || {
@@ -188,6 +195,10 @@ fn values_failures_and_sweeps_are_the_same_on_both_engines() {
             let run = compare(user, &failures.0, &failures.1, &["--pipeline", "failures"]);
             assert_eq!(step(&run, "flaky")["attempt"], 2);
             assert_eq!(step(&run, "behind")["phase"], "Skipped");
+        });
+        scope.spawn(move || {
+            let run = compare(user, &late.0, &late.1, &["--pipeline", "late"]);
+            assert_eq!(phases(&run).join(" "), "Succeeded Stopped Skipped");
         });
         scope.spawn(move || {
             let run = compare(user, &sweeps.0, &sweeps.1, &["--pipeline", "sweeps"]);

@@ -33,12 +33,23 @@ fn the_restricted_standard_of_pod_security_passes() {
         container_security: json!({
             "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
         }),
+        kubeflow: false,
     };
     let user = User::of("restricted", &restricted);
     user.write("p/hello.py", "print('hello')\n");
     user.write("p/world.py", "print('world')\n");
     // What JupyterFlow 0.0.x promised, as it was typed then.
     user.types("p", "jupyterflow run -c 'python hello.py >> python world.py'").expect(0);
+}
+
+#[test]
+fn a_notebook_of_kubeflow_works_alike() {
+    let user = User::of("kubeflow", &Shape { kubeflow: true, ..Shape::default() });
+    user.write("p/jupyterflow.yaml", "steps: {a: {run: 'echo \"$NB_PREFIX\" >prefix'}}\n");
+    user.types("p", "jupyterflow run").expect(0).says("engine: argo");
+    let said = std::fs::read_to_string(user.path("p/prefix")).unwrap();
+    assert_eq!(said, format!("/notebook/{}/lab\n", user.namespace));
+    user.types("p", "jupyterflow doctor").expect(0).says("may create Workflows");
 }
 
 #[test]

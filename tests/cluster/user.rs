@@ -14,6 +14,7 @@ pub const TOKEN: &str = "geheim-0123456789";
 
 pub struct User {
     pub namespace: String,
+    pod: &'static str,
     home: tempfile::TempDir,
 }
 
@@ -51,6 +52,8 @@ pub struct Shape<'a> {
     pub security: Value,
     /// The container's.
     pub container_security: Value,
+    /// Whether it is a pod of Kubeflow's notebook controller, of no hub.
+    pub kubeflow: bool,
 }
 
 impl Default for Shape<'_> {
@@ -60,6 +63,7 @@ impl Default for Shape<'_> {
             labels: json!({}),
             security: json!({"fsGroup": 100, "runAsUser": 1000}),
             container_security: json!({"allowPrivilegeEscalation": false}),
+            kubeflow: false,
         }
     }
 }
@@ -73,7 +77,8 @@ impl User {
         let namespace = format!("{test}-{}", std::process::id());
         let home = tempfile::Builder::new().prefix("jf-home-").tempdir().unwrap();
         Self::furnish(home.path());
-        let user = Self { namespace, home };
+        let pod = if shape.kubeflow { "lab-0" } else { "jupyter-ann" };
+        let user = Self { namespace, pod, home };
         user.make(shape);
         user
     }
@@ -82,6 +87,17 @@ impl User {
         let namespace = &self.namespace;
         let volume = format!("home-{namespace}");
         let size = json!({"storage": "1Gi"});
+        // The shapes of KubeSpawner and of Kubeflow's notebook controller.
+        let (labels, annotations, who) = if shape.kubeflow {
+            let prefix = format!("/notebook/{namespace}/lab");
+            let labels = json!({"app": "lab", "notebook-name": "lab", "statefulset": "lab"});
+            (labels, json!({}), json!({"name": "NB_PREFIX", "value": prefix}))
+        } else {
+            let labels =
+                json!({"component": "singleuser-server", "hub.jupyter.org/username": "slug"});
+            let annotations = json!({"hub.jupyter.org/username": shape.name});
+            (labels, annotations, json!({"name": "JUPYTERHUB_USER", "value": shape.name}))
+        };
         apply(&[json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": namespace, "labels": shape.labels},
@@ -112,21 +128,20 @@ impl User {
             json!({
                 "apiVersion": "v1", "kind": "Pod",
                 "metadata": {
-                    "name": "jupyter-ann", "namespace": namespace,
-                    "labels": {"component": "singleuser-server", "hub.jupyter.org/username": "slug"},
-                    "annotations": {"hub.jupyter.org/username": shape.name},
+                    "name": self.pod, "namespace": namespace,
+                    "labels": labels, "annotations": annotations,
                 },
                 "spec": {
                     "serviceAccountName": "jupyter",
                     "securityContext": shape.security,
                     "containers": [{
-                        "name": "notebook",
+                        "name": if shape.kubeflow { "lab" } else { "notebook" },
                         "image": "docker.io/local/notebook:1",
                         "imagePullPolicy": "Never",
                         "command": ["sleep", "infinity"],
                         "securityContext": shape.container_security,
                         "env": [
-                            {"name": "JUPYTERHUB_USER", "value": shape.name},
+                            who,
                             {"name": "JUPYTERHUB_API_TOKEN", "value": TOKEN},
                             {"name": "JUPYTERFLOW_IMAGE", "value": "docker.io/local/jupyterflow:1"},
                             {"name": "BRACES", "value": "{{workflow.name}}"},
@@ -140,7 +155,8 @@ impl User {
             }),
         ]);
         let ready = "--for=condition=Ready";
-        let args = ["-n", namespace, "wait", "pod/jupyter-ann", ready, "--timeout=60s"];
+        let pod = format!("pod/{}", self.pod);
+        let args = ["-n", namespace, "wait", &pod, ready, "--timeout=60s"];
         Ended::from(kubectl(&args).output().unwrap()).expect(0);
     }
 
@@ -194,7 +210,7 @@ impl User {
 
     fn typed(&self, folder: &str, line: &str) -> Vec<String> {
         let line = format!("cd /home/jovyan/{folder} && PATH=/home/jovyan/bin:$PATH && {line}");
-        let args = ["-n", &self.namespace, "exec", "jupyter-ann", "--", "sh", "-c", &line];
+        let args = ["-n", &self.namespace, "exec", self.pod, "--", "sh", "-c", &line];
         args.map(str::to_owned).to_vec()
     }
 

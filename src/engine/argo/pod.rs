@@ -226,7 +226,7 @@ impl Pod<'_> {
         let note = recorded.and_then(|recorded| {
             present::moved_files(self.source, self.pipeline, recorded, step.name())
         });
-        let (started_at, mut lost) = (Timestamp::now(), 0);
+        let (started_at, mut lost) = (Timestamp::now(), self.begun_before()?);
         let log = self.log();
         let shown = Shown::from(&log);
         let end = loop {
@@ -256,6 +256,27 @@ impl Pod<'_> {
             note,
             end: Some(end),
         })
+    }
+
+    /// How many pods began this very attempt and told nothing: Argo makes a pod that went before it saw it
+    /// begin anew, and does not count it.
+    fn begun_before(&self) -> Result<u64, String> {
+        let shared = self.results.join(SHARED).join("told");
+        let name = format!("{}.began-", self.name());
+        let failed = |error: std::io::Error| format!("failed to write {name}: {error}");
+        let entries = std::fs::read_dir(&shared).map_err(failed)?.flatten();
+        let before = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name));
+        let before = before.count();
+        let own = tempfile::Builder::new().prefix(&name).tempfile_in(&shared).map_err(failed)?;
+        own.keep().map_err(|error| failed(error.error))?;
+        Ok(u64::try_from(before).unwrap_or(0))
+    }
+
+    /// A name for this attempt among those of its run.
+    fn name(&self) -> String {
+        let Order { retry, interruption, step, .. } = self.order;
+        let index = self.task.index.map(|index| format!("-{index}")).unwrap_or_default();
+        format!("{step}{index}-{retry}-{interruption}")
     }
 
     fn folder(&self) -> String {
@@ -360,9 +381,7 @@ impl Pod<'_> {
     /// Leaves what this pod tells beside what others told, and writes the run's document anew.
     fn record(&self, attempt: &Attempt) -> Result<(), String> {
         let told = self.results.join(SHARED).join("told");
-        let Order { retry, interruption, step, .. } = self.order;
-        let index = self.task.index.map(|index| format!("-{index}")).unwrap_or_default();
-        let name = format!("{step}{index}-{retry}-{interruption}.json");
+        let name = format!("{}.json", self.name());
         let text = serde_json::to_string(attempt).map_err(|error| error.to_string())?;
         let failed = |error: std::io::Error| format!("failed to write {name}: {error}");
         write_whole(&told.join(&name), text.as_bytes()).map_err(failed)?;

@@ -65,6 +65,10 @@ pub fn read(
                 Phase::Skipped
             }
             (_, Some(Phase::Succeeded)) => Phase::Succeeded,
+            _ if late(pipeline, seen) => {
+                run.message = Some("the run took longer than its timeout".into());
+                Phase::Failed
+            }
             _ if stopped => {
                 run.message = Some(stored.why_stopped());
                 Phase::Stopped
@@ -85,6 +89,11 @@ pub fn read(
         };
     }
     let mut steps: Vec<StepState> = board.states().into_iter().cloned().collect();
+    // What the end of the run kept from beginning is not for the step before it to answer for.
+    if run.phase == Phase::Stopped || (seen.is_over() && late(pipeline, seen)) {
+        let skipped = steps.iter_mut().filter(|state| state.record.phase == Phase::Skipped);
+        skipped.for_each(|state| state.record.message = None);
+    }
     if nodes.is_none() && seen.is_over() && status.offload_node_status_version.is_some() {
         // They lie in Argo's database: nobody here can say how each step went.
         for state in &mut steps {
@@ -93,6 +102,14 @@ pub fn read(
         }
     }
     (run, steps)
+}
+
+/// Whether a run had all the time that it may have, by Argo's own count.
+fn late(pipeline: &Pipeline, seen: &Seen) -> bool {
+    let took = seen.status.started_at.as_ref().zip(seen.status.finished_at.as_ref());
+    let took = took.map(|(from, to)| to.0.duration_since(from.0).as_secs());
+    let limit = pipeline.timeout().and_then(|limit| i64::try_from(limit.seconds()).ok());
+    limit.zip(took).is_some_and(|(limit, took)| took >= limit)
 }
 
 /// The nodes, also compressed ones; none where they lie in a database.
@@ -125,6 +142,10 @@ fn attempt(pipeline: &Pipeline, run: &str, node: &Node, told: Option<Told>) -> O
     let said = node.message.clone().filter(|message| !message.is_empty());
     let end = match node.phase.as_deref()? {
         "Running" => None,
+        // No pod has a deadline but that of its run.
+        "Failed" if said.as_ref().is_some_and(|words| words.contains("deadline")) => {
+            Some(AttemptEnd::Stopped)
+        }
         "Succeeded" | "Failed" => {
             let code = node.outputs.as_ref().and_then(|outputs| outputs.exit_code.clone());
             let exit_code = code.and_then(|code| code.parse().ok());
