@@ -147,10 +147,9 @@ steps:
   forgetful: {run: "true", outputs: {file: nowhere.txt}}
 ---
 name: late
-timeout: 12s
+timeout: 40s
 steps:
-  first: {run: "true"}
-  slow: {run: sleep 120, needs: first}
+  slow: {run: sleep 300}
   never: {run: "true", needs: slow}
 ---
 name: sweeps
@@ -198,7 +197,7 @@ fn values_failures_and_sweeps_are_the_same_on_both_engines() {
         });
         scope.spawn(move || {
             let run = compare(user, &late.0, &late.1, &["--pipeline", "late"]);
-            assert_eq!(phases(&run).join(" "), "Succeeded Stopped Skipped");
+            assert_eq!(phases(&run).join(" "), "Stopped Skipped");
         });
         scope.spawn(move || {
             let run = compare(user, &sweeps.0, &sweeps.1, &["--pipeline", "sweeps"]);
