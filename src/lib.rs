@@ -31,6 +31,7 @@
 
 pub mod check;
 pub mod cli;
+pub mod controller;
 pub mod engine;
 pub mod executor;
 pub mod jupyterhub;

@@ -5,6 +5,7 @@ use clap::CommandFactory;
 use super::documents::{Kind, schema};
 use super::error::{CliError, Code};
 use super::print;
+use crate::controller;
 use crate::engine::argo::rbac;
 
 /// Print what other tools read: schemas, completions, the manual
@@ -33,7 +34,7 @@ pub enum Command {
         #[arg(long, value_name = "NAME", default_value = "jupyterflow")]
         service_account: String,
     },
-    /// What is installed on a cluster (not in this version)
+    /// The custom resource definitions that a cluster is given
     Manifests,
 }
 
@@ -62,7 +63,10 @@ pub fn run(command: &Command) -> Result<Code, CliError> {
             }
         }
         Command::Manifests => {
-            return Err(CliError::usage("this version has no controller and no manifests yet"));
+            for definition in controller::definitions() {
+                let text = serde_saphyr::to_string(&definition);
+                print::data(&format!("---\n{}", text.map_err(|error| CliError::bug(&error))?));
+            }
         }
     }
     Ok(Code::Done)

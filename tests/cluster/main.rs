@@ -13,6 +13,7 @@ mod claims;
 mod engines;
 mod export;
 mod hub;
+mod resources;
 #[path = "../it/support.rs"]
 #[expect(dead_code, reason = "shared with the tests of one machine")]
 mod support;

@@ -331,3 +331,14 @@ fn the_originals_documented_commands_run() {
     let notebook = place.read(run["steps"][0]["notebook"].as_str().unwrap());
     assert!(notebook.contains("epochs = 5"), "{notebook}");
 }
+
+#[test]
+fn the_committed_manifests_are_those_that_are_generated() {
+    let place = Place::new();
+    let printed = place.run(&["generate", "manifests"]).expect(0).stdout;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/crds.yaml");
+    let committed = std::fs::read_to_string(path).unwrap();
+    let (comment, committed) = committed.split_once('\n').unwrap();
+    assert!(comment.starts_with("# "));
+    assert!(committed == printed, "write it anew: (head -1 {path}; generate manifests)");
+}
