@@ -235,29 +235,33 @@ fn act(
     };
     let Some(mut stored) = stored else { return Ok(()) };
     match begin(world, &mut stored)? {
-        Ok(()) => applied.started.push(stored.run),
+        Ok(true) => applied.started.push(stored.run),
+        Ok(false) => {}
         Err(error) => applied.failed.push(error),
     }
     Ok(())
 }
 
 /// Makes what will execute a run, keeps what the engine says of it, and only then lets it begin: so
-/// what vanishes afterwards is known to have been there.
+/// what vanishes afterwards is known to have been there. False where another was first.
 fn begin(
     world: &mut World<'_>,
     stored: &mut StoredRun,
-) -> Result<Result<(), EngineError>, StoreError> {
+) -> Result<Result<bool, EngineError>, StoreError> {
     if stored.spec.handle.is_none() {
         match world.engine.prepare(stored) {
             Ok(None) => {}
             Ok(handle) => {
                 stored.spec.handle = handle;
-                world.store.update_spec(&stored.run.name, &stored.spec)?;
+                if !world.store.update_spec(&stored.run.name, &stored.spec)? {
+                    // Others were here meanwhile, and what was made now is nobody's: it never begins.
+                    return Ok(world.engine.stop(stored).map(|()| false));
+                }
             }
             Err(error) => return Ok(Err(error)),
         }
     }
-    Ok(world.engine.start(stored))
+    Ok(world.engine.start(stored).map(|()| true))
 }
 
 /// Writes where a run stands that is executed elsewhere, if there is anything to write.

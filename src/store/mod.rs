@@ -230,8 +230,10 @@ pub trait Store {
     fn request_stop(&mut self, run: &RunName, by: Option<&RunName>) -> Result<(), StoreError>;
     /// Writes where a run stands; what ended stays as it ended.
     fn update_run(&mut self, run: &Run) -> Result<(), StoreError>;
-    /// Writes what a run executes, where it was not as recorded when the run began.
-    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<(), StoreError>;
+    /// Writes what a run executes, where it was not as recorded when the run began, and the engine's
+    /// handle. False, and nothing written, where the run has ended, its record is gone, or another
+    /// handle is kept: whoever is late begins nothing.
+    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<bool, StoreError>;
     /// The steps of a run.
     fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError>;
     /// Writes steps of a run.

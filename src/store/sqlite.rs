@@ -15,7 +15,7 @@ use rusqlite::{
 use rustix::fs::FlockOperation;
 
 use super::journal::{Journal, machine};
-use super::tables::{TABLES, VERSION, migrate};
+use super::tables::{TABLES, UPDATE_SPEC, VERSION, migrate};
 use super::{
     Commit, FileText, Lease, RunSpec, StepState, Store, StoreError, StoredPipeline, StoredRun,
 };
@@ -549,14 +549,10 @@ impl Store for SqliteStore {
         })
     }
 
-    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<(), StoreError> {
+    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<bool, StoreError> {
         self.durably(|transaction| {
-            transaction
-                .execute(
-                    "UPDATE runs SET spec = ?2 WHERE name = ?1",
-                    params![run.as_str(), text(spec)],
-                )
-                .map(|_| Ok(()))
+            let written = transaction.execute(UPDATE_SPEC, params![run.as_str(), text(spec)])?;
+            Ok(Ok(written > 0))
         })
     }
 

@@ -7,6 +7,11 @@ use rusqlite::Connection;
 /// Version of the tables.
 pub const VERSION: i64 = 2;
 
+/// Of a run that has not ended, and for which no other handle is kept.
+pub const UPDATE_SPEC: &str = "
+UPDATE runs SET spec = ?2 WHERE name = ?1 AND open = 1
+    AND ifnull(json_extract(spec, '$.handle'), json_extract(?2, '$.handle')) IS json_extract(?2, '$.handle')";
+
 pub const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE leases (name TEXT PRIMARY KEY, machine TEXT NOT NULL, beat INTEGER NOT NULL)

@@ -12,6 +12,7 @@
     reason = "a test says what it expects by failing, and shares its support with others"
 )]
 
+mod handles;
 mod judge;
 mod planted;
 mod rounds;
