@@ -8,7 +8,7 @@ use super::global::Global;
 use super::place::Place;
 use super::print;
 use super::run::Parameters;
-use super::target::Definition;
+use super::target::{Definition, Wanted};
 use crate::engine::argo::compile;
 use crate::engine::argo::environment::Environment;
 use crate::plan::{Run, Trigger};
@@ -25,17 +25,8 @@ pub enum Command {
 /// Which pipeline, for which environment.
 #[derive(clap::Args, Debug)]
 pub struct Argo {
-    /// A notebook, a pipeline file or its folder, or a flow
-    target: Option<String>,
-    /// A pipeline file, also a workflow.yaml of JupyterFlow 0.0.x
-    #[arg(short = 'f', long = "filename", value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// A flow
-    #[arg(short = 'c', long = "command", value_name = "FLOW")]
-    flow: Option<String>,
-    /// Which pipeline of the file
-    #[arg(long, value_name = "NAME")]
-    pipeline: Option<String>,
+    #[command(flatten)]
+    wanted: Wanted,
     #[command(flatten)]
     parameters: Parameters,
     /// The image of steps that name none; that of the own Jupyter pod unless given
@@ -55,9 +46,7 @@ pub struct Argo {
 /// Runs the command.
 pub fn run(command: &Command, global: &Global) -> Result<Code, CliError> {
     let Command::Argo(args) = command;
-    let (file, flow) = (args.file.as_deref(), args.flow.as_deref());
-    let name = args.pipeline.as_deref();
-    let definition = Definition::find(global, args.target.as_deref(), file, flow, name)?;
+    let definition = Definition::find(global, &args.wanted)?;
     let mut environment = Environment::default();
     if cluster::is_inside() {
         environment = Cluster::connect()?.environment()?;

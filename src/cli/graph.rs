@@ -3,7 +3,7 @@
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
-use super::target::Definition;
+use super::target::{Definition, Wanted};
 use crate::spec::{Pipeline, Step, Work};
 
 /// Print a pipeline's steps as the text of a picture
@@ -31,8 +31,9 @@ enum Language {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
-    let definition =
-        Definition::find(global, Some(&args.target), None, None, args.pipeline.as_deref())?;
+    let (target, pipeline) = (Some(args.target.clone()), args.pipeline.clone());
+    let wanted = Wanted { target, pipeline, ..Wanted::default() };
+    let definition = Definition::find(global, &wanted)?;
     print::data(&match args.format {
         Language::Mermaid => mermaid(&definition.pipeline),
         Language::Dot => dot(&definition.pipeline),

@@ -1,6 +1,5 @@
 //! `run`: one manual run now, followed to its end.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::cluster;
@@ -10,7 +9,7 @@ use super::global::Global;
 use super::print::{self, Format};
 use super::session::{LocalEngineOptions, Session};
 use super::signals::Signals;
-use super::target::Definition;
+use super::target::{Definition, Wanted};
 use crate::notebook::parameters::Parameter;
 use crate::plan::{Phase, Run};
 use crate::reconcile::{self, Request, RequestError};
@@ -20,17 +19,8 @@ use crate::types::Timestamp;
 /// Run a pipeline, a notebook or a flow now, and follow it to its end
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// A notebook, a pipeline file or its folder, or a flow such as 'a.ipynb >> python b.py'
-    target: Option<String>,
-    /// A pipeline file, also a workflow.yaml of JupyterFlow 0.0.x
-    #[arg(short = 'f', long = "filename", value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// A flow
-    #[arg(short = 'c', long = "command", value_name = "FLOW")]
-    flow: Option<String>,
-    /// Which pipeline of the file
-    #[arg(long, value_name = "NAME")]
-    pipeline: Option<String>,
+    #[command(flatten)]
+    wanted: Wanted,
     #[command(flatten)]
     how: How,
     /// Of JupyterFlow 0.0.x
@@ -78,11 +68,11 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
             .hint("`jupyterflow plan` and `jupyterflow graph` show what would run"));
     }
     let (engine, why) = cluster::chosen(global)?;
-    let (file, flow) = (args.file.as_deref(), args.flow.as_deref());
-    let (target, name) = (args.target.as_deref(), args.pipeline.as_deref());
-    let definition = match (Definition::of_state(global, name)?, target, file, flow) {
-        (Some(known), None, None, None) => known,
-        _ => Definition::find(global, target, file, flow, name)?,
+    let Wanted { target, file, flow, pipeline } = &args.wanted;
+    let unnamed = target.is_none() && file.is_none() && flow.is_none();
+    let definition = match Definition::of_state(global, pipeline.as_deref())? {
+        Some(known) if unnamed => known,
+        _ => Definition::find(global, &args.wanted)?,
     };
     print::talk(&why);
     ask(global, &definition, engine, &args.how, None, None)

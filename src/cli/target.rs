@@ -26,6 +26,22 @@ pub struct Definition {
     pub pipeline: Pipeline,
 }
 
+/// Which pipeline a person means.
+#[derive(clap::Args, Debug, Default)]
+pub struct Wanted {
+    /// A notebook, a pipeline file or its folder, or a flow such as 'a.ipynb >> python b.py'
+    pub target: Option<String>,
+    /// A pipeline file, also a workflow.yaml of JupyterFlow 0.0.x
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// A flow
+    #[arg(short = 'c', long = "command", value_name = "FLOW")]
+    pub flow: Option<String>,
+    /// Which pipeline of the file
+    #[arg(long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+}
+
 enum Target {
     File(PathBuf),
     /// A flow, and the folder in which it stands.
@@ -37,13 +53,9 @@ impl Definition {
     ///
     /// # Errors
     /// There is no such thing, it is not valid, or it holds several pipelines and none was named.
-    pub fn find(
-        global: &Global,
-        target: Option<&str>,
-        file: Option<&Path>,
-        flow: Option<&str>,
-        name: Option<&str>,
-    ) -> Result<Self, CliError> {
+    pub fn find(global: &Global, wanted: &Wanted) -> Result<Self, CliError> {
+        let (target, name) = (wanted.target.as_deref(), wanted.pipeline.as_deref());
+        let (file, flow) = (wanted.file.as_deref(), wanted.flow.as_deref());
         let target = match (target, file, flow) {
             (None, None, None) => Target::File(in_folder(Path::new("."))?),
             (Some(target), None, None) => tell(target)?,
