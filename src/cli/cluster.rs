@@ -108,11 +108,18 @@ impl Cluster {
         Environment::of_pod(&pod).ok_or_else(|| CliError::unreachable("this pod has no container"))
     }
 
-    /// The engine for a root that lies on a volume of the user's pod.
+    /// The engine for a root that lies on a volume of the user's pod; of any other it looks after the
+    /// runs that there are.
+    pub fn engine(self, root: &Path, parallelism: Option<usize>) -> ArgoEngine {
+        let site = self.site(root, parallelism).map_err(|error| error.message());
+        ArgoEngine::new(self.runtime, self.client, &self.namespace, site)
+    }
+
+    /// What runs of a root are compiled for.
     ///
     /// # Errors
-    /// No other pod can see the root.
-    pub fn engine(self, root: &Path, parallelism: Option<usize>) -> Result<ArgoEngine, CliError> {
+    /// No other pod can see the root, or no Jupyter pod is known.
+    pub fn site(&self, root: &Path, parallelism: Option<usize>) -> Result<Site, CliError> {
         let environment = self.environment()?;
         let shown = root.display();
         if !environment.shares(root) {
@@ -128,8 +135,7 @@ impl Cluster {
         let root = root.to_str().ok_or_else(|| {
             CliError::usage(format!("{shown} is no path that a Workflow can hold"))
         })?;
-        let site = site(environment, root.to_owned(), parallelism);
-        Ok(ArgoEngine::new(self.runtime, self.client, &self.namespace, site))
+        Ok(site(environment, root.to_owned(), parallelism))
     }
 }
 

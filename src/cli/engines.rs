@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::cluster::Cluster;
 use super::error::CliError;
+use super::print;
 use crate::engine::argo::ArgoEngine;
 use crate::engine::local::LocalEngine;
 use crate::engine::{Engine, EngineError, Report};
@@ -18,7 +19,7 @@ use crate::types::Timestamp;
 /// Both engines.
 pub struct Engines {
     local: LocalEngine,
-    argo: OnceCell<Result<ArgoEngine, String>>,
+    argo: OnceCell<ArgoEngine>,
     chosen: EngineName,
     root: PathBuf,
     parallelism: Option<usize>,
@@ -36,8 +37,16 @@ impl Engines {
     /// # Errors
     /// It cannot be reached, or cannot run what lies here.
     pub fn choose_argo(&mut self) -> Result<(), CliError> {
-        let engine = Cluster::connect()?.engine(&self.root, self.parallelism)?;
-        let _ = self.argo.set(Ok(engine));
+        let cluster = Cluster::connect()?;
+        let site = cluster.site(&self.root, self.parallelism)?;
+        let left = site.environment.left_behind.join(", ");
+        if !left.is_empty() {
+            print::talk(&format!(
+                "warning: {left} of your server's pod stays behind: it looks like a secret, and a Workflow \
+                 is read by many; take it from a Secret, with `secrets:`"
+            ));
+        }
+        let _ = self.argo.set(cluster.engine(&self.root, self.parallelism));
         self.chosen = EngineName::Argo;
         Ok(())
     }
@@ -55,12 +64,11 @@ impl Engines {
     }
 
     fn argo(&self) -> Result<&ArgoEngine, String> {
-        let connected = self.argo.get_or_init(|| {
-            let engine =
-                Cluster::connect().and_then(|cluster| cluster.engine(&self.root, self.parallelism));
-            engine.map_err(|error| error.message())
-        });
-        connected.as_ref().map_err(Clone::clone)
+        if let Some(engine) = self.argo.get() {
+            return Ok(engine);
+        }
+        let cluster = Cluster::connect().map_err(|error| error.message())?;
+        Ok(self.argo.get_or_init(|| cluster.engine(&self.root, self.parallelism)))
     }
 
     fn of(&mut self, run: &StoredRun, what: &'static str) -> Result<&mut dyn Engine, EngineError> {
@@ -70,8 +78,8 @@ impl Engines {
         let failed = |message: String| EngineError::new(what, &run.run.name, message);
         self.argo().map_err(failed)?;
         match self.argo.get_mut() {
-            Some(Ok(engine)) => Ok(engine),
-            _ => Err(failed("no cluster is known".into())),
+            Some(engine) => Ok(engine),
+            None => Err(failed("no cluster is known".into())),
         }
     }
 }

@@ -31,7 +31,8 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let (engine, why) = cluster::chosen(global)?;
     let mut session = Session::to_read(global, &args.path)?;
-    let stored = session.find_run(&args.run)?;
+    let mut stored = session.find_run(&args.run)?;
+    stored.run = session.as_it_stands(&stored);
     if !stored.run.phase.is_ended() {
         let message = format!("run {} has not ended: it is {}", stored.run.name, stored.run.phase);
         return Err(CliError::usage(message).hint("stop it first"));

@@ -102,6 +102,9 @@ pub fn ask(
         }
         session.engine.choose_argo()?;
     }
+    if let Some(again) = &again {
+        session.refresh(&again.run.name)?;
+    }
     let mut params = again.as_ref().map(|stored| stored.run.params.clone()).unwrap_or_default();
     params.extend(how.parameters.given());
     let request = Request {

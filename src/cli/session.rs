@@ -283,6 +283,18 @@ impl Session {
         Ok(())
     }
 
+    /// Records where all runs stand that are executed elsewhere.
+    pub fn refresh_all(&mut self) -> Result<(), StoreError> {
+        for id in self.store.busy_pipelines()? {
+            for stored in self.store.runs_of(&id)? {
+                if stored.spec.engine == EngineName::Argo && !stored.run.phase.is_ended() {
+                    self.refresh(&stored.run.name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A look, and a second one where something was written a moment ago.
     pub fn look_twice(&mut self, now: impl Fn() -> Timestamp) -> Result<Look, PassError> {
         let first = self.look(now())?;

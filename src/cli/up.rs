@@ -163,6 +163,7 @@ fn once(
     for (name, error) in &failed {
         warn!(source = %name, "warning: source {name}: {error}");
     }
+    session.refresh_all()?;
     let look = session.look_twice(Timestamp::now)?;
     let mut code = problems_code(&look.plan.problems);
     if !failed.is_empty() {
@@ -386,6 +387,7 @@ fn pass(
     }
     let pulse = session.store.pulse()?;
     let now = Timestamp::now();
+    session.refresh_all()?;
     let look = session.look(now)?;
     tell::plan(&look, told, log);
     let applied = session.apply(&look, now)?;

@@ -166,6 +166,10 @@ fn end_without_host(
     if stored.run.phase.is_ended() || world.engine.observe(&stored) != Observed::Absent {
         return Ok(());
     }
+    // What another process made for it meanwhile ends with it.
+    if stored.spec.handle.is_some() && world.engine.stop(&stored).is_err() {
+        return Ok(());
+    }
     let mut steps = world.store.steps(name)?;
     for state in steps.iter_mut().filter(|state| !state.record.phase.is_ended()) {
         let begun = state.record.attempt > 0;
@@ -221,7 +225,9 @@ fn act(
             if let Some(stored) = world.store.run(run.as_str())?
                 && let Err(error) = world.engine.stop(&stored)
             {
+                // What was not stopped has not ended.
                 applied.failed.push(error);
+                return Ok(());
             }
             // A host, also one of another machine, sees the recorded stop and ends itself.
             return if *hosted { Ok(()) } else { end_without_host(world, run, now) };
@@ -237,7 +243,17 @@ fn act(
     match begin(world, &mut stored)? {
         Ok(true) => applied.started.push(stored.run),
         Ok(false) => {}
-        Err(error) => applied.failed.push(error),
+        Err(error) => {
+            // What a cluster refuses for good does not wait at the head of the queue until it no longer does.
+            let refused = stored.spec.engine == EngineName::Argo && stored.spec.handle.is_none();
+            if refused && !error.passing {
+                stored.run.phase = Phase::Failed;
+                stored.run.message = Some(error.message.clone());
+                stored.run.finished_at = Some(now);
+                world.store.update_run(&stored.run)?;
+            }
+            applied.failed.push(error);
+        }
     }
     Ok(())
 }

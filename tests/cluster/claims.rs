@@ -73,6 +73,19 @@ fn a_lost_pod_is_an_interruption_and_no_failure() {
 }
 
 #[test]
+fn a_node_that_is_drained_takes_no_step_with_it() {
+    let user = User::new("drained");
+    user.write("p/jupyterflow.yaml", WAITS);
+    let mut run = user.begins("p", "jupyterflow run --output json");
+    user.wait_for_file("p/witness");
+    // What an eviction does: a signal, and time to end.
+    user.kubectl(&["delete", "pod", "-l", "jupyterflow.io/run", "--grace-period=20"]).expect(0);
+    wait_for("the second attempt", || began(&user) == 2);
+    user.write("p/go", "");
+    assert_eq!(run.end(), 0, "{}", run.log());
+}
+
+#[test]
 fn a_deleted_workflow_is_not_run_again() {
     let user = User::new("deleted");
     user.write("p/jupyterflow.yaml", WAITS);

@@ -143,6 +143,8 @@ steps:
   "never_there": {run: exit 3}
   behind: {run: "true", needs: never_there}
   beside: {run: "echo ok", needs: flaky}
+  flaky-attempt: {run: "true"}
+  01_first: {run: "true"}
   slow: {run: sleep 60, timeout: 1s}
   forgetful: {run: "true", outputs: {file: nowhere.txt}}
 ---
@@ -171,6 +173,8 @@ steps:
     run: 'echo "got={{ steps.all.outputs.value }} {{ steps.allowed.metrics.score }}" >"$JUPYTERFLOW_OUTPUTS"'
     needs: [all, allowed]
   never: {run: "true", needs: unfit}
+  waits: {run: "true", needs: all}
+  far: {run: 'echo "best={{ steps.allowed.metrics.score }}" >"$JUPYTERFLOW_OUTPUTS"', needs: takes}
 "#;
 
 #[test]

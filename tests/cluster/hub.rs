@@ -187,6 +187,7 @@ fn a_user_of_a_hub_types_what_jupyterflow_promised() {
         let args = ["-n", &hub.namespace, "get", "workflows", "-o", "yaml"];
         let workflows = Ended::from(kubectl(&args).output().unwrap()).expect(0).stdout;
         assert!(token.len() > 20 && !workflows.contains(&token), "{user}");
+        assert!(!workflows.contains(TOKEN), "{user}");
     }
 }
 

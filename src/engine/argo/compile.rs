@@ -107,6 +107,8 @@ pub fn workflow(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<
         ..ObjectMeta::default()
     };
     workflow.spec.suspend = true;
+    // Its time begins with its release.
+    workflow.spec.active_deadline_seconds = None;
     workflow.spec.ttl_strategy = Some(TtlStrategy { seconds_after_completion: STAYS });
     workflow.spec.arguments.parameters.push(assignment(site, stored)?);
     if let Some(pods) = &mut workflow.spec.pod_metadata {
@@ -199,7 +201,7 @@ fn task(pipeline: &Pipeline, tasks: &[String], at: usize) -> DagTask {
 
 /// The steps whose results a step must see: those that it refers to, and those of its needs whose sweep
 /// may have failed although its points did not.
-fn wants(pipeline: &Pipeline, at: usize) -> Vec<usize> {
+pub(super) fn wants(pipeline: &Pipeline, at: usize) -> Vec<usize> {
     let step = &pipeline.steps()[at];
     let mut named: Vec<String> = Vec::new();
     let mut visit = |reference: &Reference| named.extend(reference.step().map(str::to_owned));
@@ -236,7 +238,7 @@ fn step(
     let inputs =
         |names: &[String]| Arguments { parameters: names.iter().map(Parameter::named).collect() };
     let name = &tasks[at];
-    let inner = if step.retries() > 0 { format!("{name}-attempt") } else { name.clone() };
+    let inner = if step.retries() > 0 { format!("{name}--attempt") } else { name.clone() };
     let mut pod = pod(site, step, &given)?;
     pod.name.clone_from(&inner);
     pod.inputs = inputs(&given);
@@ -263,6 +265,7 @@ fn step(
         retry_strategy: Some(RetryStrategy {
             limit: step.retries().to_string(),
             retry_policy: "OnFailure".into(),
+            expression: None,
             backoff: Some(Backoff {
                 duration: "10s".into(),
                 factor: "2".into(),
@@ -373,7 +376,11 @@ fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
         },
         retry_strategy: Some(RetryStrategy {
             limit: step.interruptions().to_string(),
-            retry_policy: "OnError".into(),
+            retry_policy: "Always".into(),
+            // A node that is drained ends a pod as a person would; an evicted pod has no code at all.
+            expression: Some(
+                "lastRetry.status == 'Error' or asInt(lastRetry.exitCode) in [143, -1]".into(),
+            ),
             backoff: None,
         }),
         node_selector: step.resources().node_selector.clone().into_iter().collect(),

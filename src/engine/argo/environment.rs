@@ -60,6 +60,9 @@ pub struct Environment {
     /// The service account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
+    /// Variables that stay behind because they look like secrets: a Workflow is read by many.
+    #[serde(skip)]
+    pub left_behind: Vec<String>,
     /// Labels by which the pod is found again: where its volumes can be used by one node only, runs
     /// go there.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -80,6 +83,15 @@ const DROPPED: [&str; 6] = [
 
 fn is_dropped(name: &str) -> bool {
     DROPPED.contains(&name) || (name.starts_with("JUPYTERHUB_") && !KEPT.contains(&name))
+}
+
+/// Whether a value stands in a variable that looks like a secret's. One that is taken from a Secret does
+/// not.
+fn looks_secret(variable: &EnvVar) -> bool {
+    let name = variable.name.to_ascii_uppercase();
+    let words = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "PRIVATE_KEY", "API_KEY"];
+    variable.value.as_ref().is_some_and(|value| !value.is_empty())
+        && words.iter().any(|word| name.contains(word))
 }
 
 /// A volume that speaks for the pod itself: its token, or the hub's certificates.
@@ -104,6 +116,7 @@ impl Environment {
         let mounts = server.volume_mounts.iter().flatten();
         let mounts = mounts.filter(|mount| own.iter().all(|volume| volume.name != mount.name));
         let env = server.env.iter().flatten().filter(|variable| !is_dropped(&variable.name));
+        let (secret, env): (Vec<EnvVar>, Vec<EnvVar>) = env.cloned().partition(looks_secret);
         let labels = pod.metadata.labels.clone().unwrap_or_default();
         let named = ["hub.jupyter.org/username", "hub.jupyter.org/servername", "notebook-name"];
         let beside = labels.into_iter().filter(|(name, _)| named.contains(&name.as_str()));
@@ -113,7 +126,8 @@ impl Environment {
             image: server.image.clone(),
             image_pull_policy: server.image_pull_policy.clone(),
             image_pull_secrets: spec.image_pull_secrets.clone().unwrap_or_default(),
-            env: env.cloned().collect(),
+            env,
+            left_behind: secret.into_iter().map(|variable| variable.name).collect(),
             env_from: server.env_from.clone().unwrap_or_default(),
             resources: server.resources.clone(),
             volumes,
@@ -145,13 +159,12 @@ impl Environment {
 
     /// Whether a folder of the pod lies on a volume, so that other pods see it too.
     pub fn shares(&self, folder: &Path) -> bool {
-        let passing = |volume: &Volume| volume.empty_dir.is_some() || volume.ephemeral.is_some();
-        let lasting = |mount: &&VolumeMount| {
-            let volume = self.volumes.iter().find(|volume| volume.name == mount.name);
-            volume.is_some_and(|volume| !passing(volume))
-        };
-        let holds = |mount: &VolumeMount| folder.starts_with(&mount.mount_path);
-        self.volume_mounts.iter().filter(lasting).any(holds)
+        let holds = |mount: &&VolumeMount| folder.starts_with(&mount.mount_path);
+        let deepest = self.volume_mounts.iter().filter(holds);
+        let deepest = deepest.max_by_key(|mount| Path::new(&mount.mount_path).components().count());
+        let volume =
+            deepest.and_then(|mount| self.volumes.iter().find(|volume| volume.name == mount.name));
+        volume.is_some_and(|volume| volume.empty_dir.is_none() && volume.ephemeral.is_none())
     }
 
     /// The wish for the node of the user's own pod, where a claim may be one node's only.
@@ -206,6 +219,8 @@ mod tests {
                         {"name": "JUPYTERHUB_OAUTH_SCOPES", "value": "[\"a\"]"},
                         {"name": "JUPYTERHUB_USER", "value": "ann@x.y"},
                         {"name": "MEM_LIMIT", "value": "1"},
+                        {"name": "AWS_SECRET_ACCESS_KEY", "value": "geheim"},
+                        {"name": "TOKEN_FILE", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
                         {"name": "DATA", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
                     ],
                     "volumeMounts": [
@@ -239,7 +254,8 @@ mod tests {
             assert!(text.contains(word), "{word}: {text}");
         }
         assert_eq!(environment.owner.as_deref(), Some("ann@x.y"));
-        assert_eq!(serde_json::from_str::<Environment>(&text).unwrap(), environment);
+        assert_eq!(environment.left_behind, ["AWS_SECRET_ACCESS_KEY"]);
+        assert!(text.contains("TOKEN_FILE"), "{text}");
     }
 
     #[test]
@@ -248,6 +264,12 @@ mod tests {
         assert!(environment.shares(Path::new("/home/jovyan/project")));
         assert!(!environment.shares(Path::new("/scratch/project")));
         assert!(!environment.shares(Path::new("/home/jovyanne")));
+        let mut below = pod();
+        let mounts = &mut below.spec.as_mut().unwrap().containers[1].volume_mounts;
+        let path = "/home/jovyan/scratch".to_owned();
+        mounts.as_mut().unwrap()[1].mount_path = path;
+        let environment = Environment::of_pod(&below).unwrap();
+        assert!(!environment.shares(Path::new("/home/jovyan/scratch/project")));
         assert!(environment.affinity().is_some());
     }
 }

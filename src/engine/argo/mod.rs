@@ -57,15 +57,21 @@ type Watched = Arc<Mutex<HashMap<RunName, Known>>>;
 pub struct ArgoEngine {
     runtime: Arc<Runtime>,
     workflows: Api<Seen>,
-    site: Site,
+    site: Result<Site, String>,
     watched: Watched,
     /// When each run was last released by us.
     released: HashMap<RunName, Instant>,
 }
 
 impl ArgoEngine {
-    /// An engine that makes its Workflows in a namespace.
-    pub fn new(runtime: Arc<Runtime>, client: Client, namespace: &str, site: Site) -> Self {
+    /// An engine that makes its Workflows in a namespace. Without a site, and why there is none, it looks
+    /// after those that are there.
+    pub fn new(
+        runtime: Arc<Runtime>,
+        client: Client,
+        namespace: &str,
+        site: Result<Site, String>,
+    ) -> Self {
         let workflows = Api::namespaced(client, namespace);
         let (watched, released) = (Watched::default(), HashMap::new());
         Self { runtime, workflows, site, watched, released }
@@ -73,7 +79,7 @@ impl ArgoEngine {
 
     /// Ends a run at once.
     pub fn kill(&self, run: &StoredRun) {
-        let _ = self.shut_down(run, "Terminate");
+        let _ = self.shut_down(run);
     }
 
     fn wait<T>(&self, what: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
@@ -99,10 +105,26 @@ impl ArgoEngine {
         self.wait(self.workflows.get_opt(run.as_str()))
     }
 
-    fn shut_down(&self, run: &StoredRun, how: &str) -> Result<(), Refusal> {
-        let Some(uid) = &run.spec.handle else { return Ok(()) };
+    /// The uid of what was made for a run; none where nothing was.
+    ///
+    /// It was made in another namespace, of which this engine knows nothing.
+    fn uid<'a>(&self, run: &'a StoredRun) -> Result<Option<&'a str>, Refusal> {
+        let Some(handle) = &run.spec.handle else { return Ok(None) };
+        let (namespace, uid) = handle.split_once('/').unwrap_or_default();
+        if self.workflows.namespace() == Some(namespace) {
+            return Ok(Some(uid));
+        }
+        let message = format!("its Workflow is in namespace {namespace}");
+        Err(Refusal { message, passing: true })
+    }
+
+    /// Ends a Workflow. There is one way: of what waits for room Argo hears no other, and no exit handler
+    /// is ours.
+    fn shut_down(&self, run: &StoredRun) -> Result<(), Refusal> {
+        let Some(uid) = self.uid(run)? else { return Ok(()) };
         // Without its suspension, what has not begun ends too.
-        let patch = json!({"metadata": {"uid": uid}, "spec": {"shutdown": how, "suspend": false}});
+        let spec = json!({"shutdown": "Terminate", "suspend": false});
+        let patch = json!({"metadata": {"uid": uid}, "spec": spec});
         let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
         let asked = self.workflows.patch(run.run.name.as_str(), &parameters, &patch);
         let gone =
@@ -132,8 +154,10 @@ impl ArgoEngine {
     /// Whether Argo took a Workflow up, or was asked to a moment ago.
     fn has_begun(&self, run: &RunName, seen: &Seen) -> bool {
         let asked = self.released.get(run).is_some_and(|at| at.elapsed() < NOTICE);
+        // It waits for room, which it may do before it was released.
         let waits = seen.status.phase.as_deref() == Some("Pending");
-        seen.is_over() || seen.has_pods() || waits || (asked && seen.spec.suspend != Some(true))
+        let released = seen.spec.suspend != Some(true);
+        seen.is_over() || seen.has_pods() || (released && (waits || asked))
     }
 
     /// Watches a Workflow from what was seen of it on. Once the watch ends, nothing is known any more,
@@ -141,11 +165,11 @@ impl ArgoEngine {
     fn watch(&self, run: &RunName, seen: Seen) -> Known {
         let version = seen.metadata.resource_version.clone().unwrap_or_default();
         let known = Known::There(Arc::new(seen));
-        let before = match self.watched.lock() {
-            Ok(mut watched) => watched.insert(run.clone(), known.clone()),
-            Err(_) => return known,
-        };
-        if before.is_none() {
+        let Ok(mut watched) = self.watched.lock() else { return known };
+        // What a watch saw is newer than any answer.
+        if !watched.contains_key(run) {
+            watched.insert(run.clone(), known.clone());
+            drop(watched);
             let (watched, workflows) = (Arc::clone(&self.watched), self.workflows.clone());
             let run = run.clone();
             self.runtime.spawn(async move {
@@ -168,7 +192,9 @@ async fn follow(workflows: &Api<Seen>, run: &RunName, mut version: String, watch
     };
     let own = WatchParams::default().fields(&format!("metadata.name={run}"));
     let parameters = own.timeout(WATCH_SECONDS);
-    while let Ok(stream) = workflows.watch(&parameters, &version).await {
+    loop {
+        let began = Instant::now();
+        let Ok(stream) = workflows.watch(&parameters, &version).await else { break };
         let mut stream = std::pin::pin!(stream);
         // A connection of which nothing comes, not even its end, is no watch.
         while let Ok(Some(event)) = tokio::time::timeout(2 * PATIENCE, stream.next()).await {
@@ -179,9 +205,13 @@ async fn follow(workflows: &Api<Seen>, run: &RunName, mut version: String, watch
                 }
                 Ok(WatchEvent::Deleted(_)) => return tell(Known::Gone),
                 Ok(WatchEvent::Bookmark(mark)) => version = mark.metadata.resource_version,
-                Ok(WatchEvent::Error(_)) | Err(_) => return,
+                Ok(WatchEvent::Error(_)) | Err(_) => {
+                    return tokio::time::sleep(REST).await;
+                }
             }
         }
+        // A watch that ends at once is asked for with a pause.
+        tokio::time::sleep(REST.saturating_sub(began.elapsed())).await;
     }
     // Whoever looks next asks at once; a server that is away is not asked without a pause.
     tokio::time::sleep(REST).await;
@@ -231,8 +261,10 @@ impl Engine for ArgoEngine {
     }
 
     fn observe(&self, run: &StoredRun) -> Observed<()> {
-        if run.spec.handle.is_none() {
-            return Observed::Absent;
+        match self.uid(run) {
+            Ok(None) => return Observed::Absent,
+            Ok(Some(_)) => {}
+            Err(_) => return Observed::Unknown,
         }
         match self.look(run) {
             Ok(Known::There(seen)) if !self.has_begun(&run.run.name, &seen) => Observed::Absent,
@@ -247,7 +279,12 @@ impl Engine for ArgoEngine {
         let failed = |refusal: Refusal| refusal.of("start", name);
         let pipeline = run.spec.definition.pipeline(&run.pipeline.name, run.spec.max_points);
         let pipeline = pipeline.ok_or_else(|| failed("its file can no longer be read".into()))?;
-        let made = compile::workflow(&self.site, &pipeline, run);
+        // Whoever is in the right place can make it.
+        let site = self
+            .site
+            .as_ref()
+            .map_err(|message| failed(Refusal { message: message.clone(), passing: true }))?;
+        let made = compile::workflow(site, &pipeline, run);
         let made = made.map_err(|message| failed(message.as_str().into()))?;
         let created = self.wait(async {
             let workflows: Api<Workflow> = Api::namespaced(
@@ -259,15 +296,17 @@ impl Engine for ArgoEngine {
                 other => other.map(Some),
             }
         });
+        let namespace = self.workflows.namespace().unwrap_or_default();
+        let handle = |uid: Option<String>| uid.map(|uid| format!("{namespace}/{uid}"));
         if let Some(created) = created.map_err(failed)? {
-            return Ok(created.metadata.uid);
+            return Ok(handle(created.metadata.uid));
         }
         // Somebody was here before: the same run, or another of its name.
         let there = self.get(name).map_err(failed)?;
         let there = there.ok_or_else(|| failed("its Workflow comes and goes".into()))?;
         let identity = there.metadata.annotations.as_ref().and_then(|all| all.get(IDENTITY));
         if identity.map(String::as_str) == Some(&run.run.id.to_string()) {
-            return Ok(there.metadata.uid);
+            return Ok(handle(there.metadata.uid));
         }
         let message = format!("NameTaken: a Workflow {name} of another identity is there");
         Err(failed(message.as_str().into()))
@@ -276,13 +315,27 @@ impl Engine for ArgoEngine {
     fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
         let name = &run.run.name;
         let failed = |refusal: Refusal| refusal.of("start", name);
-        let uid = run.spec.handle.as_ref();
+        let uid = self.uid(run).map_err(failed)?;
         let uid = uid.ok_or_else(|| failed("nothing was made to execute it".into()))?;
+        let pipeline = run.spec.definition.pipeline(&run.pipeline.name, run.spec.max_points);
+        // Argo counts from when it first saw the Workflow, a person from its release.
+        let deadline = match pipeline.as_ref().and_then(Pipeline::timeout) {
+            None => None,
+            Some(limit) => match self.look(run).map_err(failed)? {
+                Known::Gone => return Err(failed("its Workflow is gone".into())),
+                Known::There(seen) => {
+                    let seen = seen.status.started_at.as_ref().map_or(Timestamp::now(), |at| at.0);
+                    let waited = Timestamp::now().duration_since(seen).as_secs().max(0);
+                    Some(waited + i64::try_from(limit.seconds()).unwrap_or(i64::MAX / 2))
+                }
+            },
+        };
         // A Workflow of another uid refuses the patch. The annotation makes each release a change: Argo can
         // miss one that comes while it first looks at the Workflow, and then looks no more.
         let annotations = json!({RELEASED: Timestamp::now().to_string()});
         let patch = json!({
-            "metadata": {"uid": uid, "annotations": annotations}, "spec": {"suspend": false},
+            "metadata": {"uid": uid, "annotations": annotations},
+            "spec": {"suspend": false, "activeDeadlineSeconds": deadline},
         });
         let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
         let patched = self.workflows.patch(name.as_str(), &parameters, &patch);
@@ -297,20 +350,18 @@ impl Engine for ArgoEngine {
     }
 
     fn stop(&mut self, run: &StoredRun) -> Result<(), EngineError> {
-        self.shut_down(run, "Stop").map_err(|refusal| refusal.of("stop", &run.run.name))
+        self.shut_down(run).map_err(|refusal| refusal.of("stop", &run.run.name))
     }
 
     fn report(&self, run: &StoredRun, now: Timestamp) -> Result<Report, EngineError> {
-        if run.spec.handle.is_none() {
-            return Ok(Report::Nothing);
-        }
         let name = &run.run.name;
         let failed = |refusal: Refusal| refusal.of("read", name);
+        let Some(uid) = self.uid(run).map_err(failed)? else { return Ok(Report::Nothing) };
         let seen = match self.look(run).map_err(failed)? {
             Known::Gone => return Ok(Report::Vanished),
             Known::There(seen) => seen,
         };
-        if seen.metadata.uid != run.spec.handle {
+        if seen.metadata.uid.as_deref() != Some(uid) {
             return Ok(Report::Vanished);
         }
         let pipeline = run.spec.definition.pipeline(&run.pipeline.name, run.spec.max_points);

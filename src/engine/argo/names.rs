@@ -8,20 +8,24 @@ use crate::spec::Pipeline;
 use crate::types::slug;
 
 /// The name of each step's task and template, in the order of the pipeline: of letters, digits and `-`,
-/// each once. A step keeps its name where Argo takes it.
+/// each once, with a letter first. A step keeps its name where Argo takes it.
 pub fn tasks(pipeline: &Pipeline) -> Vec<String> {
     let steps: Vec<&str> = pipeline.steps().iter().map(crate::spec::Step::name).collect();
-    let kept = |name: &str| slug(name, 40) == name && name != MAIN;
+    let sound = |name: &str| name.starts_with(|first: char| first.is_ascii_lowercase());
+    let kept = |name: &str| slug(name, 40) == name && name != MAIN && sound(name);
     let mut taken: HashSet<String> =
         steps.iter().filter(|name| kept(name)).map(|name| (*name).to_owned()).collect();
     let named = steps.iter().map(|name| {
         if kept(name) {
             return (*name).to_owned();
         }
-        let slug = slug(name, 40);
-        let numbered =
-            (1..).map(|number| format!("{slug}-{number}").trim_start_matches('-').to_owned());
-        let own = (!slug.is_empty() && slug != MAIN).then_some(slug.clone());
+        let mut slug = slug(name, 40);
+        if !sound(&slug) {
+            slug.insert_str(0, "s-");
+            slug.truncate(slug.trim_end_matches('-').len());
+        }
+        let numbered = (1..).map(|number| format!("{slug}-{number}"));
+        let own = (slug != MAIN).then_some(slug.clone());
         let free = own.into_iter().chain(numbered).find(|name| !taken.contains(name));
         let free = free.unwrap_or_default();
         taken.insert(free.clone());
@@ -61,10 +65,17 @@ mod tests {
     fn each_task_has_a_name_of_its_own() {
         assert_eq!(named(&["prepare", "train"]), ["prepare", "train"]);
         assert_eq!(named(&["main"]), ["main-1"]);
-        for steps in [["a_b", "a-b", "A-B"], ["a-b-0", "a_b", "a-b"], ["ä", "ö", "0"]] {
+        for steps in [
+            ["a_b", "a-b", "A-B"],
+            ["a-b-0", "a_b", "a-b"],
+            ["ä", "ö", "0"],
+            ["01_load", "s-01-load", "1"],
+        ] {
             let names = named(&steps);
             assert!(
-                names.iter().all(|name| !name.is_empty() && *name == slug(name, 40)),
+                names
+                    .iter()
+                    .all(|name| *name == slug(name, 40) && name.as_bytes()[0].is_ascii_lowercase()),
                 "{names:?}"
             );
             assert_eq!(names.iter().collect::<HashSet<_>>().len(), 3, "{names:?}");

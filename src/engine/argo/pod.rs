@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::compile::PLACE;
+use super::compile::{PLACE, wants};
 use super::told::{Assignment, Beginning, Told, pack, unpack, unpack_all};
 use crate::engine::step::attempt;
 use crate::engine::step::board::{AttemptEnd, Left, Task};
@@ -87,14 +87,24 @@ pub fn work(order: &Order, source: &mut dyn Source) -> Result<i32, String> {
         order,
         source,
     };
-    let (told, code) = pod.work()?;
+    let (mut told, mut code) = pod.work().unwrap_or_else(|message| {
+        eprintln_line(&message);
+        (Told { attempt: Some(pod.failed(message)), beginning: None }, 1)
+    });
     let text = pack(&told).or_else(|error| {
         // Too much was left: the step fails for it, and says how much.
         let message = format!("its outputs are {error}; write large ones to a file");
         eprintln_line(&message);
-        pack(&too_large(told, message))
+        (told, code) = (too_large(told.clone(), message), 1);
+        pack(&told)
     })?;
     std::fs::write(Path::new(PLACE).join("told"), text).map_err(|error| error.to_string())?;
+    if let Some(attempt) = &told.attempt
+        && let Err(message) = pod.record(attempt)
+    {
+        // A full disk must not fail the step: what it did is told.
+        eprintln_line(&message);
+    }
     Ok(code)
 }
 
@@ -103,6 +113,17 @@ impl Assignment {
         let name = self.run.pipeline.parse().map_err(|_| "a pipeline's name is none")?;
         let pipeline = self.spec.definition.pipeline(&name, self.spec.max_points);
         pipeline.ok_or_else(|| "the recorded pipeline cannot be read by this version".to_owned())
+    }
+}
+
+/// Unpacks what pods told. Argo puts an argument that is longer than the kernel takes into a file.
+fn unpack_given(text: &str) -> Result<Vec<Told>, String> {
+    match text.strip_prefix('@') {
+        None => unpack_all(text),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+            unpack_all(&text)
+        }
     }
 }
 
@@ -152,7 +173,7 @@ impl Pod<'_> {
             .order
             .told
             .iter()
-            .map(|text| unpack_all(text))
+            .map(|text| unpack_given(text))
             .collect::<Result<Vec<_>, _>>()?
             .concat();
         let mut before: Vec<Attempt> = before.into_iter().filter_map(|told| told.attempt).collect();
@@ -167,6 +188,10 @@ impl Pod<'_> {
             eprintln_line(&format!("step {step}, which it needs, did not succeed"));
             return Ok((told(None), 1));
         }
+        if let Some(done) = self.done_before() {
+            eprintln_line("an earlier pod did this already");
+            return Ok((told(Some(done)), 0));
+        }
         let states = board.states();
         let records: Vec<&StepRecord> = states.iter().map(|state| &state.record).collect();
         let attempt = self.attempt(&records, recorded.as_ref())?;
@@ -176,14 +201,13 @@ impl Pod<'_> {
             Some(AttemptEnd::Stopped) => 143,
             _ => 137,
         };
-        self.record(&attempt)?;
         Ok((told(Some(attempt)), code))
     }
 
     /// Points of a sweep that told nothing did not succeed: all have ended before this step begins, and
     /// Argo passes on the words of those that did.
     fn add_the_silent(&self, told: &mut Vec<Attempt>, now: Timestamp) {
-        for &need in self.pipeline.graph().needs(self.task.step) {
+        for need in wants(self.pipeline, self.task.step) {
             let step = &self.pipeline.steps()[need];
             for index in 0..step.points().len() {
                 let known =
@@ -272,11 +296,43 @@ impl Pod<'_> {
         Ok(u64::try_from(before).unwrap_or(0))
     }
 
-    /// A name for this attempt among those of its run.
+    /// A name for this attempt among those of its run: names of steps hold no `.`.
     fn name(&self) -> String {
         let Order { retry, interruption, step, .. } = self.order;
-        let index = self.task.index.map(|index| format!("-{index}")).unwrap_or_default();
-        format!("{step}{index}-{retry}-{interruption}")
+        let index = self.task.index.map(|index| index.to_string()).unwrap_or_default();
+        format!("{step}.{index}.{retry}.{interruption}")
+    }
+
+    /// The attempts that pods of this run told of so far.
+    fn told_before(&self) -> std::io::Result<Vec<Attempt>> {
+        let entries = std::fs::read_dir(self.results.join(SHARED).join("told"))?.flatten();
+        let read = entries.filter_map(|entry| {
+            serde_json::from_str(&std::fs::read_to_string(entry.path()).ok()?).ok()
+        });
+        Ok(read.collect())
+    }
+
+    /// The success of an earlier pod at the same thing. Argo may make another pod after it: one that comes
+    /// late, or takes the place of one that was deleted before Argo heard of its end.
+    fn done_before(&self) -> Option<Attempt> {
+        self.told_before().ok()?.into_iter().find(|told| {
+            let same = told.step == self.order.step && told.index == self.task.index;
+            same && matches!(told.end, Some(AttemptEnd::Succeeded(_)))
+        })
+    }
+
+    /// An attempt that could not even begin.
+    fn failed(&self, message: String) -> Attempt {
+        let now = Timestamp::now();
+        Attempt {
+            step: self.order.step.clone(),
+            index: self.task.index,
+            started_at: now,
+            finished_at: Some(now),
+            lost: 0,
+            note: None,
+            end: Some(AttemptEnd::Failed { exit_code: None, message, left: Left::default() }),
+        }
     }
 
     fn folder(&self) -> String {
@@ -385,10 +441,7 @@ impl Pod<'_> {
         let text = serde_json::to_string(attempt).map_err(|error| error.to_string())?;
         let failed = |error: std::io::Error| format!("failed to write {name}: {error}");
         write_whole(&told.join(&name), text.as_bytes()).map_err(failed)?;
-        let all = std::fs::read_dir(&told).map_err(failed)?.flatten().filter_map(|entry| {
-            serde_json::from_str(&std::fs::read_to_string(entry.path()).ok()?).ok()
-        });
-        let all: Vec<Attempt> = all.collect();
+        let all = self.told_before().map_err(failed)?;
         let mut run = self.assignment.run.clone();
         run.started_at = all.iter().map(|attempt| attempt.started_at).min();
         let last = all.iter().filter_map(|attempt| attempt.finished_at).max();
@@ -398,9 +451,8 @@ impl Pod<'_> {
         run.message = board.failure().filter(|_| run.phase == Phase::Failed);
         run.steps = board.states().into_iter().map(|state| state.record.clone()).collect();
         let root = Path::new(&self.assignment.root);
-        // A full disk must not fail the step: what it did is told.
-        let _ = write_run_document(root, self.pipeline.folder(), &run);
-        Ok(())
+        write_run_document(root, self.pipeline.folder(), &run)
+            .map_err(|error| format!("failed to write run.json: {error}"))
     }
 }
 

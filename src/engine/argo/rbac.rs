@@ -1,6 +1,7 @@
 //! What a service account needs so that its pods can run pipelines.
 //!
-//! Owns the least that works: to find the own pod, to make and follow Workflows, and, for the pods of
+//! A service account speaks for everybody whose pods have it: users who must not see each other's pods need
+//! namespaces of their own. Owns the least that works: to find the own pod, to make and follow Workflows, and, for the pods of
 //! these, to tell how they went.
 
 use serde_json::{Value, json};

@@ -27,6 +27,8 @@ pub fn read(
 ) -> (Run, Vec<StepState>) {
     let mut run = stored.run.clone();
     let nodes = nodes(seen);
+    // Whoever ended by a signal was ended by us, or its node wanted it gone.
+    let meant = seen.spec.shutdown.is_some() || late(seen);
     let mut attempts = Vec::new();
     let mut beginning = None;
     let mut waiting = None;
@@ -40,7 +42,7 @@ pub fn read(
         if node.phase.as_deref() == Some("Pending") {
             waiting = node.message.clone().filter(|message| !ordinary(message)).or(waiting);
         }
-        attempts.extend(attempt(pipeline, run.name.as_str(), node, told));
+        attempts.extend(attempt(pipeline, run.name.as_str(), node, told, meant));
     }
     run.started_at = attempts.iter().map(|attempt| attempt.started_at).min().or(run.started_at);
     let mut board = retell(pipeline, run.name.as_str(), attempts, now);
@@ -51,8 +53,11 @@ pub fn read(
     run.message = waiting.map(|message| format!("a pod waits: {message}"));
     run.phase = if run.started_at.is_some() { Phase::Running } else { Phase::Pending };
     if seen.is_over() {
-        let stopped = seen.spec.shutdown.is_some();
         let outcome = board.outcome();
+        let mut states = board.states().into_iter();
+        // Who was shut down after all was over was not stopped.
+        let stopped = seen.spec.shutdown.is_some()
+            && (outcome.is_none() || states.any(|state| state.record.phase == Phase::Stopped));
         let ended = time(status.finished_at.as_ref()).unwrap_or(now);
         if outcome.is_none() {
             board.stop(ended);
@@ -65,7 +70,7 @@ pub fn read(
                 Phase::Skipped
             }
             (_, Some(Phase::Succeeded)) => Phase::Succeeded,
-            _ if late(pipeline, seen) => {
+            _ if late(seen) => {
                 run.message = Some("the run took longer than its timeout".into());
                 Phase::Failed
             }
@@ -90,26 +95,28 @@ pub fn read(
     }
     let mut steps: Vec<StepState> = board.states().into_iter().cloned().collect();
     // What the end of the run kept from beginning is not for the step before it to answer for.
-    if run.phase == Phase::Stopped || (seen.is_over() && late(pipeline, seen)) {
+    if run.phase == Phase::Stopped || (seen.is_over() && late(seen)) {
         let skipped = steps.iter_mut().filter(|state| state.record.phase == Phase::Skipped);
         skipped.for_each(|state| state.record.message = None);
     }
-    if nodes.is_none() && seen.is_over() && status.offload_node_status_version.is_some() {
-        // They lie in Argo's database: nobody here can say how each step went.
-        for state in &mut steps {
-            state.record.phase = Phase::Unknown;
-            state.record.message = Some("Argo keeps in a database how it went".into());
+    for state in steps.iter_mut().filter(|_| seen.is_over()) {
+        let record = &mut state.record;
+        if nodes.is_none() && seen.are_nodes_elsewhere() {
+            // In Argo's database, or compressed in a way that is not known here.
+            record.phase = Phase::Unknown;
+            record.message = Some("only Argo can say how it went".into());
+        } else if record.phase == Phase::Running {
+            record.phase = Phase::Stopped;
         }
     }
     (run, steps)
 }
 
 /// Whether a run had all the time that it may have, by Argo's own count.
-fn late(pipeline: &Pipeline, seen: &Seen) -> bool {
+fn late(seen: &Seen) -> bool {
     let took = seen.status.started_at.as_ref().zip(seen.status.finished_at.as_ref());
     let took = took.map(|(from, to)| to.0.duration_since(from.0).as_secs());
-    let limit = pipeline.timeout().and_then(|limit| i64::try_from(limit.seconds()).ok());
-    limit.zip(took).is_some_and(|(limit, took)| took >= limit)
+    seen.spec.active_deadline_seconds.zip(took).is_some_and(|(limit, took)| took >= limit)
 }
 
 /// The nodes, also compressed ones; none where they lie in a database.
@@ -132,18 +139,38 @@ fn time(time: Option<&Time>) -> Option<Timestamp> {
     time.map(|time| time.0)
 }
 
+fn is_deadline(words: &str) -> bool {
+    words.starts_with("Step exceeded its deadline")
+        || words.contains("longer than the specified deadline")
+}
+
 /// The attempt that a pod was; none where it has not begun, or did nothing.
-fn attempt(pipeline: &Pipeline, run: &str, node: &Node, told: Option<Told>) -> Option<Attempt> {
+fn attempt(
+    pipeline: &Pipeline,
+    run: &str,
+    node: &Node,
+    told: Option<Told>,
+    meant: bool,
+) -> Option<Attempt> {
     let (task, index) = names::task_of(run, &node.name)?;
     let at = names::tasks(pipeline).iter().position(|name| name == task)?;
     if let Some(told) = told {
-        return told.attempt;
+        let mut attempt = told.attempt?;
+        if attempt.end == Some(AttemptEnd::Stopped) && !meant {
+            attempt.end = Some(AttemptEnd::Lost("its pod was ended from outside".into()));
+        }
+        return Some(attempt);
     }
     let said = node.message.clone().filter(|message| !message.is_empty());
     let end = match node.phase.as_deref()? {
         "Running" => None,
         // No pod has a deadline but that of its run.
-        "Failed" if said.as_ref().is_some_and(|words| words.contains("deadline")) => {
+        "Failed" if said.as_ref().is_some_and(|words| is_deadline(words)) => {
+            Some(AttemptEnd::Stopped)
+        }
+        // Of one that never ran there is no code: it was no attempt.
+        "Failed" if said.as_ref().is_some_and(|words| words.contains("with strategy")) => {
+            node.outputs.as_ref()?.exit_code.as_ref()?;
             Some(AttemptEnd::Stopped)
         }
         "Succeeded" | "Failed" => {

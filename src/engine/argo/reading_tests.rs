@@ -156,6 +156,34 @@ fn pods_that_are_lost_or_silent_count_as_such() {
 }
 
 #[test]
+fn a_pod_that_its_node_ends_is_lost_and_no_persons_stop() {
+    let told = told("a", 2, AttemptEnd::Stopped, Beginning::Claimed);
+    let status = json!({"nodes": nodes(vec![node("a(0)", "Failed", &told)])});
+    let (run, steps) = read_of("Running", json!({}), status);
+    assert_eq!((run.phase, steps.as_str()), (Phase::Running, "a Interrupted, b Pending"));
+}
+
+#[test]
+fn a_stop_before_a_pod_began_makes_no_attempt() {
+    let mut never = node("a(0)", "Failed", "");
+    never["message"] = "workflow shutdown with strategy:  Terminate".into();
+    never["outputs"] = json!({});
+    let status = json!({"nodes": nodes(vec![never])});
+    let (run, steps) = read_of("Failed", json!({"shutdown": "Terminate"}), status);
+    assert_eq!((run.phase, steps.as_str()), (Phase::Stopped, "a Skipped, b Skipped"));
+}
+
+#[test]
+fn a_failure_that_is_shut_down_afterwards_stays_a_failure() {
+    let failed =
+        AttemptEnd::Failed { exit_code: Some(1), message: "x".into(), left: Left::default() };
+    let silent = told("a", 2, failed, Beginning::Claimed);
+    let status = json!({"nodes": nodes(vec![node("a(0)", "Failed", &silent)])});
+    let (run, steps) = read_of("Failed", json!({"shutdown": "Terminate"}), status);
+    assert_eq!((run.phase, steps.as_str()), (Phase::Failed, "a Failed, b Skipped"));
+}
+
+#[test]
 fn a_pod_that_waits_says_for_what() {
     let mut waiting = node("a(0)", "Pending", "");
     waiting["message"] = "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu.".into();

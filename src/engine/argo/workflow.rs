@@ -171,6 +171,8 @@ pub struct RetryStrategy {
     pub limit: String,
     pub retry_policy: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Backoff>,
 }
 
@@ -236,11 +238,12 @@ pub struct Seen {
 
 /// What of a Workflow's spec may change.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the names are Argo's")]
 pub struct SeenSpec {
     pub suspend: Option<bool>,
     pub shutdown: Option<String>,
+    pub active_deadline_seconds: Option<i64>,
 }
 
 /// Where a Workflow stands.
@@ -294,8 +297,13 @@ impl Seen {
     /// Whether a pod of it was made.
     pub fn has_pods(&self) -> bool {
         let nodes = self.status.nodes.iter().flat_map(IndexMap::values);
-        self.status.compressed_nodes.as_ref().is_some_and(|packed| !packed.is_empty())
-            || nodes.into_iter().any(|node| node.kind == "Pod")
+        self.are_nodes_elsewhere() || nodes.into_iter().any(|node| node.kind == "Pod")
+    }
+
+    /// Whether its nodes are compressed, or in a database.
+    pub fn are_nodes_elsewhere(&self) -> bool {
+        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        given(&self.status.compressed_nodes) || given(&self.status.offload_node_status_version)
     }
 
     /// Whether nothing more will happen to it.
