@@ -34,6 +34,7 @@ static:
 check:
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
+	cargo clippy --quiet --test cluster -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --document-private-items
 
 # SIGKILL at every write and in a thousand rounds of real processes; a thousand simulated rounds of all

@@ -10,10 +10,7 @@ use crate::user::User;
 
 /// The full definitions of Workflows of a version of Argo, from its Go module.
 fn definition(version: &str) -> Option<PathBuf> {
-    let module = match version.starts_with("v3") {
-        true => "github.com/argoproj/argo-workflows/v3",
-        false => "github.com/argoproj/argo-workflows/v4",
-    };
+    let module = format!("github.com/argoproj/argo-workflows/{}", &version[..2]);
     let mut download = Command::new("go");
     let output =
         download.args(["mod", "download", "-json", &format!("{module}@{version}")]).output();
