@@ -13,13 +13,13 @@ fn comparable(mut run: Value, root: &str) -> Value {
     let taken = ["id", "name", "createdAt", "startedAt", "finishedAt"];
     let object = run.as_object_mut().unwrap();
     for key in taken {
-        object.remove(key);
+        object.shift_remove(key);
     }
     object["trigger"].as_object_mut().unwrap().remove("key");
     for step in run["steps"].as_array_mut().unwrap() {
         let step = step.as_object_mut().unwrap();
         for key in taken.iter().filter(|key| **key != "name") {
-            step.remove(*key);
+            step.shift_remove(*key);
         }
         for artifact in step["artifacts"].as_array_mut().unwrap() {
             // Tables and models hold the versions and the times of what wrote them.
@@ -201,7 +201,7 @@ fn values_failures_and_sweeps_are_the_same_on_both_engines() {
         });
         scope.spawn(move || {
             let run = compare(user, &late.0, &late.1, &["--pipeline", "late"]);
-            assert_eq!(phases(&run).join(" "), "Stopped Skipped");
+            assert_eq!(phases(&run), ["slow Stopped", "never Skipped"]);
         });
         scope.spawn(move || {
             let run = compare(user, &sweeps.0, &sweeps.1, &["--pipeline", "sweeps"]);

@@ -111,6 +111,13 @@ impl Hub {
         kubectl(&args).output().unwrap().into()
     }
 
+    /// The hub ends, and its proxy with it; servers stay.
+    fn ends(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        process.signal(rustix::process::Signal::TERM);
+        process.end();
+    }
+
     /// Whether a file is in one of the homes.
     fn has_file(&self, path: &str) -> bool {
         (0..3).any(|number| self.homes.path().join(format!("{number}/{path}")).exists())
@@ -124,6 +131,7 @@ impl Drop for Hub {
         {
             let _ = std::io::Write::write_all(&mut std::io::stderr(), process.log().as_bytes());
         }
+        self.ends();
         let args = ["delete", "--wait=false", "namespace", &self.namespace];
         let _ = kubectl(&args).stdout(Stdio::null()).status();
     }
@@ -206,9 +214,7 @@ fn a_run_outlives_the_server_and_the_hub() {
     hub.ask("DELETE", &format!("/users/{user}/server"));
     let args = ["-n", &hub.namespace, "get", "pod", &pod, "-o", "name"];
     wait_for("the end of the server", || !kubectl(&args).output().unwrap().status.success());
-    if let Some(process) = hub.process.take() {
-        drop(process);
-    }
+    hub.ends();
     for number in 0..3 {
         std::fs::write(hub.homes.path().join(format!("{number}/go")), "").unwrap();
     }

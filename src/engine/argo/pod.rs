@@ -261,6 +261,7 @@ impl Pod<'_> {
                     AttemptEnd::Failed { exit_code: None, message, left: Left::default() }
                 }
             };
+            let end = if is_killed(&end) && told_to_end(&stop) { AttemptEnd::Stopped } else { end };
             let more = self.order.interruption + lost < step.interruptions();
             if !matches!(end, AttemptEnd::Lost(_)) || !more || stop.load(Ordering::Relaxed) {
                 break end;
@@ -454,6 +455,21 @@ impl Pod<'_> {
         write_run_document(root, self.pipeline.folder(), &run)
             .map_err(|error| format!("failed to write run.json: {error}"))
     }
+}
+
+/// Whether a process did not end by itself.
+fn is_killed(end: &AttemptEnd) -> bool {
+    matches!(end, AttemptEnd::Lost(_) | AttemptEnd::Failed { exit_code: None, .. })
+}
+
+/// Whether a signal says that the pod ends. Where the step's own processes got it first, ours may be a
+/// moment away.
+fn told_to_end(stop: &AtomicBool) -> bool {
+    let patience = std::time::Instant::now() + 5 * LOOK;
+    while !stop.load(Ordering::Relaxed) && std::time::Instant::now() < patience {
+        std::thread::sleep(LOOK);
+    }
+    stop.load(Ordering::Relaxed)
 }
 
 /// A log that is shown as it grows: the pod's own log is what `kubectl logs` shows.

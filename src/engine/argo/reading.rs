@@ -175,9 +175,15 @@ fn attempt(
         }
         "Succeeded" | "Failed" => {
             let code = node.outputs.as_ref().and_then(|outputs| outputs.exit_code.clone());
-            let exit_code = code.and_then(|code| code.parse().ok());
+            let exit_code: Option<i32> = code.and_then(|code| code.parse().ok());
             let message = said.unwrap_or_else(|| "its pod ended without a word".into());
-            Some(AttemptEnd::Failed { exit_code, message, left: Left::default() })
+            // Drained, or evicted: what the retry strategy of a pod says too.
+            let lost = matches!(exit_code, None | Some(143)) && !meant;
+            Some(if lost {
+                AttemptEnd::Lost(message)
+            } else {
+                AttemptEnd::Failed { exit_code, message, left: Left::default() }
+            })
         }
         "Error" => Some(AttemptEnd::Lost(said.unwrap_or_else(|| "its pod was lost".into()))),
         _ => return None,
