@@ -5,7 +5,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -18,16 +17,13 @@ use super::error::CliError;
 use super::global::Global;
 use crate::engine::argo::compile::Site;
 use crate::engine::argo::environment::Environment;
-use crate::engine::argo::{ArgoEngine, said};
+use crate::engine::argo::{ArgoEngine, ask};
 use crate::jupyterhub::Inside;
 use crate::store::EngineName;
 
 /// The image with this program alone, from which pods take it.
 pub const PROGRAM_IMAGE: &str =
     concat!("ghcr.io/jupyterflow/jupyterflow:", env!("CARGO_PKG_VERSION"));
-
-/// How long a server may take to say who we are.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection.
 pub struct Cluster {
@@ -64,13 +60,9 @@ impl Cluster {
     }
 
     fn wait<T>(&self, what: impl Future<Output = kube::Result<T>>) -> Result<T, CliError> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, what).await });
-        let words = match answer {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => said(&error),
-            Err(_) => format!("the API server did not answer within {} s", PATIENCE.as_secs()),
-        };
-        Err(CliError::unreachable(format!("failed to ask the cluster: {words}")))
+        ask(&self.runtime, what).map_err(|refusal| {
+            CliError::unreachable(format!("failed to ask the cluster: {}", refusal.message))
+        })
     }
 
     /// Whether we may create Workflows in our namespace.
@@ -108,10 +100,9 @@ impl Cluster {
         Environment::of_pod(&pod).ok_or_else(|| CliError::unreachable("this pod has no container"))
     }
 
-    /// The engine for a root that lies on a volume of the user's pod; of any other it looks after the
-    /// runs that there are.
-    pub fn engine(self, root: &Path, parallelism: Option<usize>) -> ArgoEngine {
-        let site = self.site(root, parallelism).map_err(|error| error.message());
+    /// The engine for a site; without one it looks after the runs that there are.
+    pub fn engine(self, site: Result<Site, CliError>) -> ArgoEngine {
+        let site = site.map_err(|error| error.message());
         ArgoEngine::new(self.runtime, self.client, &self.namespace, site)
     }
 

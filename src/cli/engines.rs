@@ -46,7 +46,7 @@ impl Engines {
                  is read by many; take it from a Secret, with `secrets:`"
             ));
         }
-        let _ = self.argo.set(cluster.engine(&self.root, self.parallelism));
+        let _ = self.argo.set(cluster.engine(Ok(site)));
         self.chosen = EngineName::Argo;
         Ok(())
     }
@@ -56,9 +56,7 @@ impl Engines {
         match run.spec.engine {
             EngineName::Local => self.local.kill(&run.run.name),
             EngineName::Argo => {
-                if let Ok(engine) = self.argo() {
-                    engine.kill(run);
-                }
+                let _ = self.stop(run);
             }
         }
     }
@@ -68,7 +66,8 @@ impl Engines {
             return Ok(engine);
         }
         let cluster = Cluster::connect().map_err(|error| error.message())?;
-        Ok(self.argo.get_or_init(|| cluster.engine(&self.root, self.parallelism)))
+        let site = cluster.site(&self.root, self.parallelism);
+        Ok(self.argo.get_or_init(|| cluster.engine(site)))
     }
 
     fn of(&mut self, run: &StoredRun, what: &'static str) -> Result<&mut dyn Engine, EngineError> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{CliError, Code};
 use crate::engine::argo::pod::{self, Order};
-use crate::source::DirectorySource;
+use crate::source::{DirectorySource, Source};
 
 /// Where the program is copied to.
 #[derive(clap::Args, Debug)]
@@ -51,8 +51,9 @@ pub fn step(args: &Pod) -> Result<Code, CliError> {
         interruption: args.interruption,
         told: args.told.clone(),
     };
-    let root = pod::root_of(&order.assignment).map_err(CliError::failed)?;
-    let mut source = DirectorySource::new(&root, Path::new(""), usize::MAX);
-    let code = pod::work(&order, &mut source).map_err(CliError::failed)?;
+    let source = |root: &Path| -> Box<dyn Source> {
+        Box::new(DirectorySource::new(root, Path::new(""), usize::MAX))
+    };
+    let code = pod::work(&order, source).map_err(CliError::failed)?;
     Ok(Code::Step(u8::try_from(code).unwrap_or(1)))
 }

@@ -84,9 +84,7 @@ pub fn prune(session: &mut Session, look: &Look) -> Result<(), CliError> {
 pub fn delete(args: &Delete, global: &Global) -> Result<Code, CliError> {
     Session::to_read(global, &args.path)?.find_run(&args.run)?;
     let mut session = Session::to_write(global, &args.path, LocalEngineOptions::default())?;
-    let known = session.find_run(&args.run)?;
-    session.refresh(&known.run.name)?;
-    let stored = session.find_run(&args.run)?;
+    let stored = session.find_run_now(&args.run)?;
     if !stored.run.phase.is_ended() {
         let message = format!("run {} has not ended: it is {}", stored.run.name, stored.run.phase);
         return Err(CliError::usage(message).hint("stop it first"));

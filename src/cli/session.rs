@@ -325,6 +325,13 @@ impl Session {
         }
     }
 
+    /// The same, with what its engine tells recorded first.
+    pub fn find_run_now(&mut self, name: &str) -> Result<StoredRun, CliError> {
+        let known = self.find_run(name)?.run.name;
+        self.refresh(&known)?;
+        self.find_run(known.as_str())
+    }
+
     /// A pipeline by its name where that is unique, else by `FOLDER:NAME`.
     pub fn find_pipeline(&mut self, look: &Look, name: &str) -> Result<PipelineId, CliError> {
         let known: Vec<&PipelineId> = look.pipelines().map(|(id, _)| id).collect();

@@ -30,9 +30,7 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     Session::to_read(global, &args.path)?.find_run(&args.run)?;
     let mut session = Session::to_write(global, &args.path, LocalEngineOptions::default())?;
-    let known = session.find_run(&args.run)?;
-    session.refresh(&known.run.name)?;
-    let stored = session.find_run(&args.run)?;
+    let stored = session.find_run_now(&args.run)?;
     let name = &stored.run.name;
     if stored.run.phase.is_ended() {
         print::talk(&format!("run {name} ended already: {}", stored.run.phase));

@@ -274,8 +274,7 @@ pub fn plan_queue(
     // What is next in the queue needs what its own definition says, which may not be the file's.
     let next = runs.iter().find(|run| run.phase == Phase::Pending && run.host == Observed::Absent);
     let next = next.map(|run| world.store.run(run.name.as_str())).transpose()?.flatten();
-    let next =
-        next.and_then(|stored| stored.spec.definition.pipeline(&id.name, stored.spec.max_points));
+    let next = next.and_then(|stored| stored.definition());
     let policy = next.as_ref().map(Pipeline::concurrency).unwrap_or_default();
     let lacks = next.and_then(|pipeline| world.engine.lacks(&pipeline));
     let ledger = Ledger::default();

@@ -197,11 +197,9 @@ impl Simulation {
 
     /// Whether a change has other files than it was claimed for; any other run takes them as they are.
     fn has_moved_on(&mut self, stored: &mut StoredRun) -> Result<bool, StoreError> {
-        let (definition, points) = (&stored.spec.definition, stored.spec.max_points);
-        let Some(pipeline) = definition.pipeline(&stored.pipeline.name, points) else {
-            return Ok(false);
-        };
-        let named = self.source.named_files(&pipeline, &definition.file, self.now);
+        let Some(pipeline) = stored.definition() else { return Ok(false) };
+        let file = &stored.spec.definition.file;
+        let named = self.source.named_files(&pipeline, file, self.now);
         let present = Fingerprint::new(&pipeline, &named.files);
         let recorded = stored.spec.fingerprint.as_ref();
         if recorded.is_none_or(|recorded| recorded.digest == present.digest) {

@@ -123,6 +123,11 @@ pub struct StoredRun {
 }
 
 impl StoredRun {
+    /// The pipeline as it was claimed; none where this version cannot read it.
+    pub fn definition(&self) -> Option<Pipeline> {
+        self.spec.definition.pipeline(&self.pipeline.name, self.spec.max_points)
+    }
+
     /// Why its end is wanted, in words.
     pub fn why_stopped(&self) -> String {
         match &self.stopped_by {

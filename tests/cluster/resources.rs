@@ -1,12 +1,11 @@
 //! Custom resources on a real API server: what it takes, what it refuses and why, and what people see.
 
-use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::support::Ended;
-use crate::user::{apply, kubectl};
+use crate::user::{apply, fed, kubectl};
 
 /// A namespace on a cluster that knows the custom resources.
 struct Namespace(String);
@@ -17,7 +16,7 @@ impl Namespace {
         let printed = generate.args(["generate", "manifests"]).output().unwrap();
         let manifests = String::from_utf8(printed.stdout).unwrap();
         let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-        Self::fed(&args, &manifests).expect(0);
+        fed(&args, &manifests).expect(0);
         let wait = ["wait", "crd", "--for=condition=Established", "--timeout=60s"];
         let names =
             ["notebooksources", "clusternotebooksources", "notebookpipelines", "notebookruns"];
@@ -27,14 +26,6 @@ impl Namespace {
         let name = format!("{test}-{}", std::process::id());
         apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})]);
         Self(name)
-    }
-
-    fn fed(args: &[&str], text: &str) -> Ended {
-        let mut command = kubectl(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        child.wait_with_output().unwrap().into()
     }
 
     fn kubectl(&self, args: &[&str]) -> Ended {
@@ -52,7 +43,7 @@ impl Namespace {
         let mut all = vec!["-n", &self.0];
         all.extend(verb);
         all.extend(["-f", "-"]);
-        Self::fed(&all, &whole.to_string())
+        fed(&all, &whole.to_string())
     }
 
     fn apply(&self, kind: &str, name: &str, spec: &Value) -> Ended {

@@ -32,14 +32,20 @@ pub fn kubectl(args: &[&str]) -> Command {
     command
 }
 
+/// `kubectl`, which reads a text.
+pub fn fed(args: &[&str], text: &str) -> Ended {
+    let mut command = kubectl(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
 /// Applies objects.
 #[track_caller]
 pub fn apply(objects: &[Value]) {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-    let mut command = kubectl(&["apply", "-f", "-"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(list.to_string().as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "{list}");
+    fed(&["apply", "-f", "-"], &list.to_string()).expect(0);
 }
 
 /// A user's pod.
@@ -164,12 +170,8 @@ impl User {
     pub fn apply_rbac(namespace: &str) {
         let mut generate = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
         generate.args(["generate", "rbac", "-n", namespace, "--service-account", "jupyter"]);
-        let printed = generate.output().unwrap();
-        assert!(printed.status.success());
-        let mut command = kubectl(&["apply", "-f", "-"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(&printed.stdout).unwrap();
-        assert!(child.wait().unwrap().success());
+        let printed = Ended::from(generate.output().unwrap()).expect(0).stdout;
+        fed(&["apply", "-f", "-"], &printed).expect(0);
     }
 
     /// Puts the program into a home.

@@ -43,6 +43,9 @@ const RELEASED: &str = "jupyterflow.io/released";
 /// After a watch that failed.
 const REST: Duration = Duration::from_secs(1);
 
+/// Why a run of another version cannot be followed.
+const UNREADABLE: &str = "its file can no longer be read";
+
 /// What is known of a Workflow.
 #[derive(Clone, Debug)]
 enum Known {
@@ -77,27 +80,8 @@ impl ArgoEngine {
         Self { runtime, workflows, site, watched, released }
     }
 
-    /// Ends a run at once.
-    pub fn kill(&self, run: &StoredRun) {
-        let _ = self.shut_down(run);
-    }
-
     fn wait<T>(&self, what: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
-        let patient = async { tokio::time::timeout(PATIENCE, what).await };
-        match self.runtime.block_on(patient) {
-            Err(_) => {
-                let seconds = PATIENCE.as_secs();
-                let message = format!("the API server did not answer within {seconds} s");
-                Err(Refusal { message, passing: true })
-            }
-            Ok(answer) => answer.map_err(|error| Refusal {
-                message: said(&error),
-                passing: match &error {
-                    kube::Error::Api(status) => status.code == 429 || status.code >= 500,
-                    _ => true,
-                },
-            }),
-        }
+        ask(&self.runtime, what)
     }
 
     /// A Workflow as the server has it now; none where there is none.
@@ -105,17 +89,15 @@ impl ArgoEngine {
         self.wait(self.workflows.get_opt(run.as_str()))
     }
 
-    /// The uid of what was made for a run; none where nothing was.
-    ///
-    /// It was made in another namespace, of which this engine knows nothing.
+    /// The uid of what was made for a run; none where nothing was, and a refusal where that was in another
+    /// namespace, of which this engine knows nothing.
     fn uid<'a>(&self, run: &'a StoredRun) -> Result<Option<&'a str>, Refusal> {
         let Some(handle) = &run.spec.handle else { return Ok(None) };
         let (namespace, uid) = handle.split_once('/').unwrap_or_default();
         if self.workflows.namespace() == Some(namespace) {
             return Ok(Some(uid));
         }
-        let message = format!("its Workflow is in namespace {namespace}");
-        Err(Refusal { message, passing: true })
+        Err(Refusal::passing(format!("its Workflow is in namespace {namespace}")))
     }
 
     /// Ends a Workflow. There is one way: of what waits for room Argo hears no other, and no exit handler
@@ -140,8 +122,12 @@ impl ArgoEngine {
     /// A run as its Workflow stands: what a watch saw, or what the server says.
     fn look(&self, run: &StoredRun) -> Result<Known, Refusal> {
         let name = &run.run.name;
-        let watched =
-            self.watched.lock().map_err(|_| Refusal::from("a watch is broken"))?.get(name).cloned();
+        let watched = self
+            .watched
+            .lock()
+            .map_err(|_| Refusal::lasting("a watch is broken"))?
+            .get(name)
+            .cloned();
         if let Some(known) = watched {
             return Ok(known);
         }
@@ -218,26 +204,52 @@ async fn follow(workflows: &Api<Seen>, run: &RunName, mut version: String, watch
 }
 
 /// Why something was not done.
-struct Refusal {
-    message: String,
+pub struct Refusal {
+    /// In words.
+    pub message: String,
     /// Whether it may be done later.
     passing: bool,
 }
 
-impl From<&str> for Refusal {
-    fn from(message: &str) -> Self {
-        Self { message: message.to_owned(), passing: false }
+/// Asks a server, and waits for its answer as long as is sensible.
+///
+/// # Errors
+/// It refuses, or does not answer.
+pub fn ask<T>(
+    runtime: &Runtime,
+    what: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Refusal> {
+    match runtime.block_on(async { tokio::time::timeout(PATIENCE, what).await }) {
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            Err(Refusal::passing(format!("the API server did not answer within {seconds} s")))
+        }
+        Ok(answer) => answer.map_err(|error| Refusal {
+            message: said(&error),
+            passing: match &error {
+                kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+                _ => true,
+            },
+        }),
     }
 }
 
 impl Refusal {
+    fn lasting(message: impl Into<String>) -> Self {
+        Self { message: message.into(), passing: false }
+    }
+
+    fn passing(message: impl Into<String>) -> Self {
+        Self { message: message.into(), passing: true }
+    }
+
     fn of(self, what: &'static str, run: &RunName) -> EngineError {
         EngineError { what, run: run.clone(), message: self.message, passing: self.passing }
     }
 }
 
 /// What a server said, for a person.
-pub fn said(error: &kube::Error) -> String {
+fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => {
@@ -277,15 +289,11 @@ impl Engine for ArgoEngine {
     fn prepare(&mut self, run: &StoredRun) -> Result<Option<String>, EngineError> {
         let name = &run.run.name;
         let failed = |refusal: Refusal| refusal.of("start", name);
-        let pipeline = run.spec.definition.pipeline(&run.pipeline.name, run.spec.max_points);
-        let pipeline = pipeline.ok_or_else(|| failed("its file can no longer be read".into()))?;
+        let pipeline = run.definition().ok_or_else(|| failed(Refusal::lasting(UNREADABLE)))?;
         // Whoever is in the right place can make it.
-        let site = self
-            .site
-            .as_ref()
-            .map_err(|message| failed(Refusal { message: message.clone(), passing: true }))?;
+        let site = self.site.as_ref().map_err(|message| failed(Refusal::passing(message)))?;
         let made = compile::workflow(site, &pipeline, run);
-        let made = made.map_err(|message| failed(message.as_str().into()))?;
+        let made = made.map_err(|message| failed(Refusal::lasting(message)))?;
         let created = self.wait(async {
             let workflows: Api<Workflow> = Api::namespaced(
                 self.workflows.clone().into_client(),
@@ -303,26 +311,26 @@ impl Engine for ArgoEngine {
         }
         // Somebody was here before: the same run, or another of its name.
         let there = self.get(name).map_err(failed)?;
-        let there = there.ok_or_else(|| failed("its Workflow comes and goes".into()))?;
+        let there = there.ok_or_else(|| failed(Refusal::lasting("its Workflow comes and goes")))?;
         let identity = there.metadata.annotations.as_ref().and_then(|all| all.get(IDENTITY));
         if identity.map(String::as_str) == Some(&run.run.id.to_string()) {
             return Ok(handle(there.metadata.uid));
         }
         let message = format!("NameTaken: a Workflow {name} of another identity is there");
-        Err(failed(message.as_str().into()))
+        Err(failed(Refusal::lasting(message)))
     }
 
     fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
         let name = &run.run.name;
         let failed = |refusal: Refusal| refusal.of("start", name);
         let uid = self.uid(run).map_err(failed)?;
-        let uid = uid.ok_or_else(|| failed("nothing was made to execute it".into()))?;
-        let pipeline = run.spec.definition.pipeline(&run.pipeline.name, run.spec.max_points);
+        let uid = uid.ok_or_else(|| failed(Refusal::lasting("nothing was made to execute it")))?;
+        let limit = run.definition().and_then(|pipeline| pipeline.timeout());
         // Argo counts from when it first saw the Workflow, a person from its release.
-        let deadline = match pipeline.as_ref().and_then(Pipeline::timeout) {
+        let deadline = match limit {
             None => None,
             Some(limit) => match self.look(run).map_err(failed)? {
-                Known::Gone => return Err(failed("its Workflow is gone".into())),
+                Known::Gone => return Err(failed(Refusal::lasting("its Workflow is gone"))),
                 Known::There(seen) => {
                     let seen = seen.status.started_at.as_ref().map_or(Timestamp::now(), |at| at.0);
                     let waited = Timestamp::now().duration_since(seen).as_secs().max(0);
@@ -364,8 +372,7 @@ impl Engine for ArgoEngine {
         if seen.metadata.uid.as_deref() != Some(uid) {
             return Ok(Report::Vanished);
         }
-        let pipeline = run.spec.definition.pipeline(&run.pipeline.name, run.spec.max_points);
-        let pipeline = pipeline.ok_or_else(|| failed("its file can no longer be read".into()))?;
+        let pipeline = run.definition().ok_or_else(|| failed(Refusal::lasting(UNREADABLE)))?;
         let (stands, steps) = reading::read(&pipeline, run, &seen, now);
         Ok(Report::Stands(Box::new(stands), steps))
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::compile::{PLACE, wants};
 use super::told::{Assignment, Beginning, Told, pack, unpack, unpack_all};
 use crate::engine::step::attempt;
-use crate::engine::step::board::{AttemptEnd, Left, Task};
+use crate::engine::step::board::{AttemptEnd, Task};
 use crate::engine::step::invocation::Site;
 use crate::engine::step::leftovers::{Places, results_folder, step_folder, write_run_document};
 use crate::engine::step::present;
@@ -50,14 +50,6 @@ pub struct Order {
     pub told: Vec<String>,
 }
 
-/// The root that an assignment names.
-///
-/// # Errors
-/// In words: it cannot be read.
-pub fn root_of(assignment: &str) -> Result<PathBuf, String> {
-    unpack::<Assignment>(assignment).map(|assignment| PathBuf::from(assignment.root))
-}
-
 /// Copies this program to where the step's own container finds it.
 ///
 /// # Errors
@@ -68,11 +60,11 @@ pub fn install(place: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Does a step, to its end. Returns the exit code; `source` shows the root's files.
+/// Does a step, to its end. Returns the exit code; `source` shows a root's files.
 ///
 /// # Errors
 /// In words: there was nothing to do the step with.
-pub fn work(order: &Order, source: &mut dyn Source) -> Result<i32, String> {
+pub fn work(order: &Order, source: impl FnOnce(&Path) -> Box<dyn Source>) -> Result<i32, String> {
     let mut assignment: Assignment = unpack(&order.assignment)?;
     assignment.run.name = RunName::from_stored(&order.run).map_err(|error| error.to_string())?;
     let pipeline = assignment.pipeline()?;
@@ -85,11 +77,12 @@ pub fn work(order: &Order, source: &mut dyn Source) -> Result<i32, String> {
         pipeline: &pipeline,
         task: Task { step: at, index: order.index },
         order,
-        source,
+        source: source(Path::new(&assignment.root)),
     };
     let (mut told, mut code) = pod.work().unwrap_or_else(|message| {
         eprintln_line(&message);
-        (Told { attempt: Some(pod.failed(message)), beginning: None }, 1)
+        let attempt = Attempt::failed(&order.step, order.index, Timestamp::now(), message);
+        (Told { attempt: Some(attempt), beginning: None }, 1)
     });
     let text = pack(&told).or_else(|error| {
         // Too much was left: the step fails for it, and says how much.
@@ -129,8 +122,7 @@ fn unpack_given(text: &str) -> Result<Vec<Told>, String> {
 
 fn too_large(mut told: Told, message: String) -> Told {
     if let Some(attempt) = &mut told.attempt {
-        let left = Left::default();
-        attempt.end = Some(AttemptEnd::Failed { exit_code: None, message, left });
+        attempt.end = Some(AttemptEnd::failed(message));
     }
     told
 }
@@ -147,7 +139,7 @@ struct Pod<'a> {
     pipeline: &'a Pipeline,
     task: Task,
     order: &'a Order,
-    source: &'a mut dyn Source,
+    source: Box<dyn Source>,
 }
 
 impl Pod<'_> {
@@ -215,20 +207,9 @@ impl Pod<'_> {
                 if told.iter().any(known) {
                     continue;
                 }
-                let (message, left) = ("it told nothing".to_owned(), Left::default());
                 // With as many attempts as it may have, so that it counts as over.
-                told.extend((0..=step.retries()).map(|_| Attempt {
-                    step: step.name().to_owned(),
-                    index: Some(index),
-                    started_at: now,
-                    finished_at: Some(now),
-                    lost: 0,
-                    note: None,
-                    end: Some(AttemptEnd::Failed {
-                        exit_code: None,
-                        message: message.clone(),
-                        left: left.clone(),
-                    }),
+                told.extend((0..=step.retries()).map(|_| {
+                    Attempt::failed(step.name(), Some(index), now, "it told nothing".into())
                 }));
             }
         }
@@ -248,7 +229,7 @@ impl Pod<'_> {
         }
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         let note = recorded.and_then(|recorded| {
-            present::moved_files(self.source, self.pipeline, recorded, step.name())
+            present::moved_files(self.source.as_mut(), self.pipeline, recorded, step.name())
         });
         let (started_at, mut lost) = (Timestamp::now(), self.begun_before()?);
         let log = self.log();
@@ -257,9 +238,7 @@ impl Pod<'_> {
             let number = 1 + self.order.retry + self.order.interruption + lost;
             let end = match self.invocation(records, number) {
                 Ok(invocation) => attempt::run(&invocation, &stop),
-                Err(message) => {
-                    AttemptEnd::Failed { exit_code: None, message, left: Left::default() }
-                }
+                Err(message) => AttemptEnd::failed(message),
             };
             let end = if is_killed(&end) && told_to_end(&stop) { AttemptEnd::Stopped } else { end };
             let more = self.order.interruption + lost < step.interruptions();
@@ -320,20 +299,6 @@ impl Pod<'_> {
             let same = told.step == self.order.step && told.index == self.task.index;
             same && matches!(told.end, Some(AttemptEnd::Succeeded(_)))
         })
-    }
-
-    /// An attempt that could not even begin.
-    fn failed(&self, message: String) -> Attempt {
-        let now = Timestamp::now();
-        Attempt {
-            step: self.order.step.clone(),
-            index: self.task.index,
-            started_at: now,
-            finished_at: Some(now),
-            lost: 0,
-            note: None,
-            end: Some(AttemptEnd::Failed { exit_code: None, message, left: Left::default() }),
-        }
     }
 
     fn folder(&self) -> String {
@@ -402,7 +367,7 @@ impl Pod<'_> {
         };
         let spec = &self.assignment.spec;
         let file = &spec.definition.file;
-        let beginning = match present::take(self.pipeline, file, self.source, &copy)? {
+        let beginning = match present::take(self.pipeline, file, self.source.as_mut(), &copy)? {
             Err(why) if self.is_change() => {
                 eprintln_line(&why);
                 Beginning::MovedOn

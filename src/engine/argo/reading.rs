@@ -29,6 +29,7 @@ pub fn read(
     let nodes = nodes(seen);
     // Whoever ended by a signal was ended by us, or its node wanted it gone.
     let meant = seen.spec.shutdown.is_some() || late(seen);
+    let tasks = names::tasks(pipeline);
     let mut attempts = Vec::new();
     let mut beginning = None;
     let mut waiting = None;
@@ -42,7 +43,7 @@ pub fn read(
         if node.phase.as_deref() == Some("Pending") {
             waiting = node.message.clone().filter(|message| !ordinary(message)).or(waiting);
         }
-        attempts.extend(attempt(pipeline, run.name.as_str(), node, told, meant));
+        attempts.extend(attempt((pipeline, &tasks), run.name.as_str(), node, told, meant));
     }
     run.started_at = attempts.iter().map(|attempt| attempt.started_at).min().or(run.started_at);
     let mut board = retell(pipeline, run.name.as_str(), attempts, now);
@@ -146,14 +147,14 @@ fn is_deadline(words: &str) -> bool {
 
 /// The attempt that a pod was; none where it has not begun, or did nothing.
 fn attempt(
-    pipeline: &Pipeline,
+    (pipeline, tasks): (&Pipeline, &[String]),
     run: &str,
     node: &Node,
     told: Option<Told>,
     meant: bool,
 ) -> Option<Attempt> {
     let (task, index) = names::task_of(run, &node.name)?;
-    let at = names::tasks(pipeline).iter().position(|name| name == task)?;
+    let at = tasks.iter().position(|name| name == task)?;
     if let Some(told) = told {
         let mut attempt = told.attempt?;
         if attempt.end == Some(AttemptEnd::Stopped) && !meant {

@@ -34,7 +34,7 @@ pub struct Workflow {
 #[expect(missing_docs, reason = "the names are Argo's")]
 pub struct WorkflowSpec {
     pub entrypoint: String,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
@@ -106,8 +106,6 @@ pub struct Parameter {
     pub value: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value_from: Option<ValueFrom>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub global_name: Option<String>,
 }
 
 impl Parameter {
@@ -155,8 +153,6 @@ pub struct Template {
     pub init_containers: Vec<Container>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_spec_patch: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub volumes: Vec<Volume>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -219,11 +215,6 @@ pub struct Sequence {
     pub count: String,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
 /// A Workflow as we read it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -258,7 +249,6 @@ pub struct Status {
     pub nodes: Option<IndexMap<String, Node>>,
     pub compressed_nodes: Option<String>,
     pub offload_node_status_version: Option<String>,
-    pub outputs: Option<NodeOutputs>,
 }
 
 /// One thing that Argo executes or groups.
@@ -276,7 +266,7 @@ pub struct Node {
     pub outputs: Option<NodeOutputs>,
 }
 
-/// What a node, or a Workflow, left.
+/// What a node left.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the names are Argo's")]

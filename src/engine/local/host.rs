@@ -21,7 +21,7 @@ pub use self::workplace::Files;
 use super::secrets;
 use super::slots::{Slot, Slots};
 use crate::engine::step::attempt::{self, Invocation};
-use crate::engine::step::board::{AttemptEnd, Board, Left, Task};
+use crate::engine::step::board::{AttemptEnd, Board, Task};
 use crate::engine::step::invocation::Site;
 use crate::engine::step::leftovers::{
     Places, results_folder, set_aside, step_folder, write_run_document,
@@ -65,7 +65,7 @@ pub fn host(hosting: Hosting<'_>) -> Result<i32, StoreError> {
     if stored.run.phase.is_ended() {
         return Ok(0);
     }
-    let pipeline = stored.spec.definition.pipeline(&stored.pipeline.name, stored.spec.max_points);
+    let pipeline = stored.definition();
     let slots = Slots::new(state, jobs);
     let (Some(pipeline), Ok(slots)) = (pipeline, slots) else {
         let mut run = stored.run;
@@ -282,8 +282,7 @@ impl Host<'_> {
             let stop = Arc::clone(&self.stop);
             match self.invocation(task, attempt) {
                 Err(message) => {
-                    let left = Left::default();
-                    let end = AttemptEnd::Failed { exit_code: None, message, left };
+                    let end = AttemptEnd::failed(message);
                     self.board.finish(task, end, Timestamp::now());
                     self.record(task)?;
                 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::board::{AttemptEnd, Left};
+use super::board::{AttemptEnd, KILLED};
 use super::environment::environment;
 use super::leftovers::{Before, Places, collect, read_report, write_outputs};
 use super::processes::{self, OUTPUT_DIR};
@@ -78,14 +78,12 @@ pub fn run(invocation: &Invocation, stop: &Arc<AtomicBool>) -> AttemptEnd {
 fn run_in_place(invocation: &Invocation, stop: &Arc<AtomicBool>) -> AttemptEnd {
     let Invocation { root, folder, step, places, .. } = invocation;
     let before = Before::new(root, folder, step);
-    let failed =
-        |message: String| AttemptEnd::Failed { exit_code: None, message, left: Left::default() };
     let limit = step.timeout().map(crate::types::Period::duration);
     let deadline = limit.map(|limit| Instant::now() + limit);
     let mut child = match start(invocation, stop, deadline) {
         Ok(child) => child,
         Err(_) if stop.load(Ordering::Relaxed) => return AttemptEnd::Stopped,
-        Err(message) => return failed(message),
+        Err(message) => return AttemptEnd::failed(message),
     };
     let files = places.files.to_string_lossy();
     let ended = wait(&mut child, limit, deadline, stop);
@@ -101,14 +99,14 @@ fn run_in_place(invocation: &Invocation, stop: &Arc<AtomicBool>) -> AttemptEnd {
             let _ = finish(invocation, &before, Some("stopped".into()), None);
             return AttemptEnd::Stopped;
         }
-        Err(error) => return failed(format!("failed to wait for the step: {error}")),
+        Err(error) => return AttemptEnd::failed(format!("failed to wait for the step: {error}")),
     };
     let report = read_report(&places.report);
     let lost = report.as_ref().is_some_and(|report| report.phase == EndingPhase::Interrupted);
     // A process that was killed from outside did not fail by itself. Of a notebook, exec says so.
     if lost || status.signal() == Some(9) || (invocation.is_notebook && status.signal().is_some()) {
         places.clean();
-        return AttemptEnd::Lost("the step's process was killed".into());
+        return AttemptEnd::Lost(KILLED.into());
     }
     let message = (!status.success()).then(|| {
         let said = report.and_then(|report| report.message);

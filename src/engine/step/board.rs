@@ -48,6 +48,16 @@ pub enum AttemptEnd {
     Stopped,
 }
 
+/// What is said of an attempt whose process was killed from outside.
+pub const KILLED: &str = "the step's process was killed";
+
+impl AttemptEnd {
+    /// A failure that left nothing, not even an exit code.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::Failed { exit_code: None, message: message.into(), left: Left::default() }
+    }
+}
+
 /// What an attempt left.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::board::{AttemptEnd, Board, Task};
+use super::board::{AttemptEnd, Board, KILLED, Task};
 use super::leftovers::step_folder;
 use crate::spec::{Pipeline, Step};
 use crate::types::Timestamp;
@@ -35,6 +35,21 @@ pub struct Attempt {
     pub end: Option<AttemptEnd>,
 }
 
+impl Attempt {
+    /// One that failed at once, with no more to tell than why.
+    pub fn failed(step: &str, index: Option<usize>, at: Timestamp, message: String) -> Self {
+        Self {
+            step: step.to_owned(),
+            index,
+            started_at: at,
+            finished_at: Some(at),
+            lost: 0,
+            note: None,
+            end: Some(AttemptEnd::failed(message)),
+        }
+    }
+}
+
 /// The board of a run after all that was told. Attempts of steps that the pipeline lacks, and of steps
 /// that ended before, tell nothing.
 pub fn retell<'a>(
@@ -60,7 +75,7 @@ pub fn retell<'a>(
         }
         board.begin(task, attempt.started_at);
         for _ in 0..attempt.lost {
-            board.finish(task, AttemptEnd::Lost(LOST.into()), attempt.started_at);
+            board.finish(task, AttemptEnd::Lost(KILLED.into()), attempt.started_at);
             board.begin(task, attempt.started_at);
         }
         if let Some(words) = attempt.note {
@@ -72,8 +87,6 @@ pub fn retell<'a>(
     }
     board
 }
-
-const LOST: &str = "the step's process was killed";
 
 #[cfg(test)]
 mod tests {
