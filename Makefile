@@ -5,7 +5,7 @@ BIN := $(CURDIR)/target/debug/jupyterflow
 DEMO := target/demo
 export PATH := $(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-cluster static check kill soak soak-short fuzz fuzz-short bench bench-short clean
+.PHONY: demo test test-cluster static image check kill soak soak-short fuzz fuzz-short bench bench-short clean
 
 # A real pipeline of real notebooks, to its end. Typed again it starts nothing; edit a code cell
 # below $(DEMO) and it runs again.
@@ -16,19 +16,29 @@ demo: $(VENV)/.demo
 	$(BIN) up --once $(DEMO)
 
 # All that the tests need is installed here, or said to be missing. The first part is on this machine alone, the
-# second on a real cluster, which is started for it.
+# second on a real cluster, which is started for it. Tests wait more than they work: more run at a time than there are
+# processors.
 test: $(VENV)/.test
 	tests/install $(VENV)
-	cargo test --quiet --no-fail-fast
+	RUST_TEST_THREADS=3 cargo test --quiet --no-fail-fast
 	$(MAKE) --no-print-directory test-cluster
 
 test-cluster: $(VENV)/.test
-	tests/cluster/with cargo test --quiet --no-fail-fast --test cluster
+	tests/cluster/with sh -c 'cargo test --quiet --no-fail-fast --test cluster -- --skip alone:: --test-threads=4 && \
+		cargo test --quiet --no-fail-fast --test cluster alone:: -- --test-threads=1'
 
 # The program as one static file, as it goes into the pods of a cluster.
 static:
 	OPENSSL_STATIC=1 RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target x86_64-unknown-linux-gnu
 	@echo target/x86_64-unknown-linux-gnu/release/jupyterflow
+
+# The image of the manifests, with that file and the certificates of the usual authorities; `ctr images import`,
+# `docker load` and `skopeo copy docker-archive:` take it.
+image: static
+	tests/cluster/mkimage jupyterflow/jupyterflow:dev target/jupyterflow.tar --entrypoint /jupyterflow --user 65532 \
+		target/x86_64-unknown-linux-gnu/release/jupyterflow=/jupyterflow \
+		/etc/ssl/certs/ca-certificates.crt=/etc/ssl/certs/ca-certificates.crt
+	@echo target/jupyterflow.tar
 
 # What CI checks besides.
 check:
@@ -53,7 +63,7 @@ soak-short: $(VENV)/.test
 	cargo build --quiet
 	tests/soak $(BIN) 64
 
-# Notebooks, messages and parameters of any bytes, an hour each, side by side. Needs a nightly Rust.
+# Notebooks, messages and parameters of any bytes, an hour each, side by side.
 fuzz:
 	fuzz/run 3600
 

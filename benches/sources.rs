@@ -86,6 +86,7 @@ fn polls(seconds: u64) {
     let mirrors: Vec<Mirror> = (0..100)
         .map(|number| Mirror {
             repository: RemoteRepository {
+                guarded: true,
                 address: Address::Path(bare.clone()),
                 reference: Reference::Default,
                 credentials: None,

@@ -45,7 +45,7 @@ def execute(identities, parent):
     say = lambda kind, content, **more: send(iopub, kind, content, parent, **more)
     say("status", {"execution_state": "busy"})
     say("stream", {"name": "stdout", "text": "before"})
-    time.sleep(0.1)
+    time.sleep(1)
     if FAULT == "garbage":
         iopub.send_multipart([b"\xff\x00", b"nonsense"])
     if FAULT == "wrong signature":

@@ -23,7 +23,20 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("check", &["types", "spec", "plan", "check"]),
     ("web", &["types", "web"]),
     ("jupyterhub", &["types", "jupyterhub"]),
-    ("controller", &["types", "notebook", "spec", "schedule", "plan", "controller"]),
+    (
+        "controller",
+        &[
+            "types",
+            "notebook",
+            "spec",
+            "schedule",
+            "plan",
+            "source",
+            "store",
+            "engine",
+            "controller",
+        ],
+    ),
     (
         "engine",
         &["types", "notebook", "spec", "schedule", "plan", "engine", "source", "store", "executor"],

@@ -6,6 +6,7 @@ use super::documents::{BackfillDocument, LeftInstant, RunReference};
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
+use super::records::{Namespace, Where, recorded};
 use super::session::{LocalEngineOptions, Session};
 use crate::reconcile;
 use crate::types::Timestamp;
@@ -35,6 +36,12 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let range = range(&args.range)?;
+    let place = Where { path: args.path.clone(), of: Namespace { namespace: None } };
+    if let Some((_, known)) = recorded(global, &place, &args.pipeline)? {
+        let message = format!("pipeline {} is run by a controller", known.id);
+        return Err(CliError::usage(message)
+            .hint("`backfill` needs the local engine in this version: `--engine local`"));
+    }
     let mut session = if args.dry_run {
         Session::to_read(global, &args.path)?
     } else {

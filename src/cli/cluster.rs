@@ -15,9 +15,10 @@ use tokio::runtime::Runtime;
 
 use super::error::CliError;
 use super::global::Global;
+use crate::controller::environments::name_of;
 use crate::engine::argo::compile::Site;
 use crate::engine::argo::environment::Environment;
-use crate::engine::argo::{ArgoEngine, ask};
+use crate::engine::argo::{ArgoEngine, EachByItself, OneSite, ask};
 use crate::jupyterhub::Inside;
 use crate::store::EngineName;
 
@@ -57,6 +58,27 @@ impl Cluster {
         let client = runtime.block_on(async { Client::try_from(config) });
         let client = client.map_err(|error| failed(&error))?;
         Ok(Self { runtime: Arc::new(runtime), client, namespace })
+    }
+
+    /// The name of the object that keeps this user's environment; none outside of a Jupyter pod.
+    pub fn own_environment() -> Option<String> {
+        let inside = Inside::from_environment(&variable)?;
+        Some(name_of(&inside.user.or(inside.notebook)?))
+    }
+
+    /// What runs on it.
+    pub fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// The connection itself.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The namespace that is meant where none is named.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     fn wait<T>(&self, what: impl Future<Output = kube::Result<T>>) -> Result<T, CliError> {
@@ -103,7 +125,9 @@ impl Cluster {
     /// The engine for a site; without one it looks after the runs that there are.
     pub fn engine(self, site: Result<Site, CliError>) -> ArgoEngine {
         let site = site.map_err(|error| error.message());
-        ArgoEngine::new(self.runtime, self.client, &self.namespace, site)
+        let sites = OneSite { namespace: self.namespace, site };
+        let sight = EachByItself::new(Arc::clone(&self.runtime), self.client.clone());
+        ArgoEngine::new(self.runtime, self.client, Arc::new(sites), Arc::new(sight))
     }
 
     /// What runs of a root are compiled for.
@@ -137,8 +161,12 @@ pub fn is_inside() -> bool {
 
 /// What runs are compiled for.
 pub fn site(environment: Environment, root: String, parallelism: Option<usize>) -> Site {
-    let program_image = variable("JUPYTERFLOW_IMAGE").unwrap_or_else(|| PROGRAM_IMAGE.to_owned());
-    Site { environment, program_image, root, parallelism }
+    Site { environment, program_image: program_image(), root, checkout: None, parallelism }
+}
+
+/// The image from which pods take this program.
+pub fn program_image() -> String {
+    variable("JUPYTERFLOW_IMAGE").unwrap_or_else(|| PROGRAM_IMAGE.to_owned())
 }
 
 /// The engine that a person named.

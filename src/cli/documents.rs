@@ -71,7 +71,7 @@ impl From<&Plan> for PlanDocument {
 }
 
 /// What is.
-#[derive(Serialize, JsonSchema)]
+#[derive(Default, Serialize, JsonSchema)]
 pub struct StatusDocument {
     /// The sources.
     pub sources: Vec<SourceStatus>,

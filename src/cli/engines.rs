@@ -14,7 +14,7 @@ use crate::engine::{Engine, EngineError, Report};
 use crate::plan::Observed;
 use crate::spec::Pipeline;
 use crate::store::{EngineName, StoredRun};
-use crate::types::Timestamp;
+use crate::types::{PipelineId, Timestamp};
 
 /// Both engines.
 pub struct Engines {
@@ -103,9 +103,9 @@ impl Engine for Engines {
         self.of(run, "start")?.start(run)
     }
 
-    fn lacks(&self, pipeline: &Pipeline) -> Option<String> {
+    fn lacks(&self, id: &PipelineId, pipeline: &Pipeline) -> Option<String> {
         match self.chosen {
-            EngineName::Local => self.local.lacks(pipeline),
+            EngineName::Local => self.local.lacks(id, pipeline),
             // Secrets are the cluster's, and nobody but it may read them.
             EngineName::Argo => None,
         }

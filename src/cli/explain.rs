@@ -1,15 +1,15 @@
 //! `explain`: which cell, file, parameter or instant made a run wanted, or why none is.
 
-use std::path::PathBuf;
-
 use super::documents::ExplanationDocument;
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
+use super::records::{Found, Where, find, recorded};
 use super::session::Session;
-use crate::plan::{Action, NotDone};
+use super::status;
+use crate::plan::{Action, Ledger, NotDone, Run};
 use crate::store::{Store, StoredRun};
-use crate::types::Timestamp;
+use crate::types::{PipelineId, Timestamp};
 
 /// So many records of skipped ticks are shown.
 const SKIPS: usize = 10;
@@ -19,22 +19,22 @@ const SKIPS: usize = 10;
 pub struct Args {
     /// A pipeline, or a run
     what: String,
-    /// The folder whose state is meant
-    #[arg(long, default_value = ".", value_name = "PATH")]
-    path: PathBuf,
+    #[command(flatten)]
+    place: Where,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
-    let mut session = Session::to_read(global, &args.path)?;
-    let document = match session.store.run(&args.what)? {
-        Some(stored) => of_run(&session, stored),
-        None => match of_pipeline(&mut session, &args.what) {
+    // A run's name may begin as a pipeline's is.
+    let of_run = |found| match found {
+        Found::Here(session, stored) => of_run(session.as_it_stands(&stored), stored),
+        Found::There(_, stored) => of_run(stored.run.clone(), stored),
+    };
+    let document = match find(global, &args.place, &args.what) {
+        Ok(found) if found.run().as_str() == args.what => of_run(found),
+        found => match of_pipeline(args, global) {
             Ok(document) => document,
-            Err(error) => match session.find_run(&args.what) {
-                Ok(stored) => of_run(&session, stored),
-                Err(_) => return Err(error),
-            },
+            Err(error) => of_run(found.map_err(|_| error)?),
         },
     };
     let names = || document.run.iter().map(ToString::to_string).collect();
@@ -42,8 +42,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     Ok(Code::Done)
 }
 
-fn of_run(session: &Session, stored: StoredRun) -> ExplanationDocument {
-    let run = session.as_it_stands(&stored);
+fn of_run(run: Run, stored: StoredRun) -> ExplanationDocument {
     let mut because = stored.spec.because;
     let given =
         run.params.iter().map(|(name, value)| format!("parameter {name} = {value} was given"));
@@ -59,9 +58,24 @@ fn of_run(session: &Session, stored: StoredRun) -> ExplanationDocument {
     }
 }
 
-fn of_pipeline(session: &mut Session, name: &str) -> Result<ExplanationDocument, CliError> {
+fn of_pipeline(args: &Args, global: &Global) -> Result<ExplanationDocument, CliError> {
+    if let Some((records, known)) = recorded(global, &args.place, &args.what)? {
+        let not_done = status::not_done(&records, &known.id).into_iter();
+        let last = records.store.runs_of(&known.id)?;
+        let mut because = Vec::new();
+        because.extend(last.iter().max_by_key(|stored| stored.run.created_at).map(newest));
+        return Ok(ExplanationDocument {
+            pipeline: known.id.to_string(),
+            run: None,
+            phase: None,
+            trigger: None,
+            because,
+            not_done: not_done.chain(skipped(&known.id, &known.ledger)).collect(),
+        });
+    }
+    let mut session = Session::to_read(global, &args.place.path)?;
     let look = session.look_twice(Timestamp::now)?;
-    let id = session.find_pipeline(&look, name)?;
+    let id = session.find_pipeline(&look, &args.what)?;
     let actions = look.plan.actions().filter(|(other, _)| **other == id);
     let actions: Vec<&Action> = actions.map(|(_, action)| action).collect();
     let next = actions.iter().find_map(|action| Some((action.run()?, *action)));
@@ -69,31 +83,12 @@ fn of_pipeline(session: &mut Session, name: &str) -> Result<ExplanationDocument,
     let mut because: Vec<String> = because.collect();
     // Without anything to do, what was done last explains most.
     let last = session.store.runs_of(&id)?.into_iter().max_by_key(|stored| stored.run.created_at);
-    if let Some(last) = last.filter(|_| next.is_none()) {
-        let run = &last.run;
-        because.push(format!(
-            "the newest run is {} ({}), made because: {}",
-            run.name,
-            run.phase,
-            last.spec.because.join("; ")
-        ));
-    }
+    because.extend(last.filter(|_| next.is_none()).as_ref().map(newest));
     let of_plan = look.plan.not_done().filter(|one| one.pipeline == id.to_string()).cloned();
     let mut not_done: Vec<NotDone> = of_plan.collect();
     let row = look.pipelines().find(|(other, _)| **other == id);
     let ledger = row.and_then(|(_, seeing)| seeing.stored.as_ref()).map(|row| &row.ledger);
-    // Ticks that passed without a run, newest first.
-    let skips = ledger.into_iter().flat_map(|ledger| ledger.skips.iter().rev()).take(SKIPS);
-    not_done.extend(skips.map(|skip| NotDone {
-        pipeline: id.to_string(),
-        trigger: Some(skip.trigger),
-        reason: skip.reason,
-        message: match skip.count {
-            1 => format!("the tick of {} did not run", skip.from),
-            count => format!("{count} ticks from {} to {} did not run", skip.from, skip.to),
-        },
-        until: None,
-    }));
+    not_done.extend(ledger.into_iter().flat_map(|ledger| skipped(&id, ledger)));
     Ok(ExplanationDocument {
         pipeline: id.to_string(),
         run: next.map(|(run, _)| run.clone()),
@@ -102,6 +97,27 @@ fn of_pipeline(session: &mut Session, name: &str) -> Result<ExplanationDocument,
         because,
         not_done,
     })
+}
+
+fn newest(last: &StoredRun) -> String {
+    let (run, because) = (&last.run, last.spec.because.join("; "));
+    format!("the newest run is {} ({}), made because: {because}", run.name, run.phase)
+}
+
+/// Ticks that passed without a run, newest first.
+fn skipped(id: &PipelineId, ledger: &Ledger) -> Vec<NotDone> {
+    let skips = ledger.skips.iter().rev().take(SKIPS);
+    let told = skips.map(|skip| NotDone {
+        pipeline: id.to_string(),
+        trigger: Some(skip.trigger),
+        reason: skip.reason,
+        message: match skip.count {
+            1 => format!("the tick of {} did not run", skip.from),
+            count => format!("{count} ticks from {} to {} did not run", skip.from, skip.to),
+        },
+        until: None,
+    });
+    told.collect()
 }
 
 fn table(explanation: &ExplanationDocument) -> String {
@@ -116,8 +132,13 @@ fn table(explanation: &ExplanationDocument) -> String {
     if let Some(trigger) = &explanation.trigger {
         lines.push(format!("  trigger: {} {}", trigger.kind, trigger.key));
     }
-    lines.extend(explanation.because.iter().map(|words| format!("  because: {words}")));
+    lines.extend(
+        explanation.because.iter().map(|words| format!("  because: {}", print::printable(words))),
+    );
     let not_done = explanation.not_done.iter();
-    lines.extend(not_done.map(|one| format!("  not done: {}: {}", one.reason, one.message)));
+    lines.extend(
+        not_done
+            .map(|one| format!("  not done: {}: {}", one.reason, print::printable(&one.message))),
+    );
     lines.join("\n")
 }

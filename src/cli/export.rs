@@ -1,6 +1,6 @@
 //! `export`: a pipeline as other tools take it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cluster::{self, Cluster};
 use super::error::{CliError, Code};
@@ -12,7 +12,9 @@ use super::target::{Definition, Wanted};
 use crate::engine::argo::compile;
 use crate::engine::argo::environment::Environment;
 use crate::plan::{Run, Trigger};
-use crate::store::{EngineName, RunSpec, StoredRun};
+use crate::source::{DirectorySource, Source};
+use crate::spec::{Fingerprint, Severity, Work, file_problems};
+use crate::store::{EngineName, FileText, RunSpec, StoredRun};
 use crate::types::{PipelineId, RunId, Timestamp, TriggerKind};
 
 /// Print a pipeline as other tools take it
@@ -59,7 +61,7 @@ pub fn run(command: &Command, global: &Global) -> Result<Code, CliError> {
     }
     for text in &args.volumes {
         let (claim, path) = claim(text)?;
-        environment.mount(claim, path);
+        environment.mount(claim, path, None);
     }
     let root = match &args.root {
         Some(root) => root.clone(),
@@ -71,9 +73,10 @@ pub fn run(command: &Command, global: &Global) -> Result<Code, CliError> {
             .hint("say which claim has it: --volume CLAIM:PATH, and --root PATH below that"));
     }
     let site = cluster::site(environment, root.to_string_lossy().into_owned(), None);
-    let stored = drafted(&definition, args, global.max_points);
-    let workflow =
-        compile::export(&site, &definition.pipeline, &stored).map_err(CliError::usage)?;
+    let mut stored = drafted(&definition, args, global.max_points);
+    stored.spec.fingerprint = manifests(&definition, global)?;
+    let pipeline = stored.definition().unwrap_or(definition.pipeline);
+    let workflow = compile::export(&site, &pipeline, &stored).map_err(CliError::usage)?;
     let text = match global.output {
         print::Format::Json => {
             serde_json::to_string_pretty(&workflow).map_err(|e| CliError::bug(&e))
@@ -82,6 +85,27 @@ pub fn run(command: &Command, global: &Global) -> Result<Code, CliError> {
     };
     print::data(&text?);
     Ok(Code::Done)
+}
+
+/// What the objects of resource steps are that have files of their own: a Workflow holds them. Of all else it
+/// runs whatever the files are when it begins.
+fn manifests(definition: &Definition, global: &Global) -> Result<Option<Fingerprint>, CliError> {
+    let pipeline = &definition.pipeline;
+    let in_file = |work: &Work| matches!(work, Work::Resource(one) if one.path.is_some());
+    if !pipeline.steps().iter().any(|step| in_file(step.work())) {
+        return Ok(None);
+    }
+    let place = Place::find(&definition.path, global.state.as_deref())?;
+    let mut source = DirectorySource::new(&place.root, Path::new(""), usize::MAX);
+    let FileText { file, text, .. } = &definition.text;
+    let named = source.named_files(pipeline, file, Timestamp::now());
+    let fingerprint = Fingerprint::new(pipeline, &named.files);
+    let whole = pipeline.clone().with_manifests(|step, _| fingerprint.manifest(step));
+    let problems = file_problems(&whole, file, text, &named.files, &named.broken);
+    match problems.into_iter().find(|problem| problem.severity == Severity::Error) {
+        Some(problem) => Err(CliError::usage(problem.message)),
+        None => Ok(Some(fingerprint)),
+    }
 }
 
 /// `CLAIM:PATH`.
@@ -112,7 +136,6 @@ fn drafted(definition: &Definition, args: &Argo, max_points: usize) -> StoredRun
         spec: RunSpec {
             definition: definition.text.clone(),
             max_points,
-            // Whatever the files are when it begins is what it runs.
             fingerprint: None,
             because: Vec::new(),
             kept_steps: Vec::new(),

@@ -45,7 +45,7 @@ impl Follower {
             && let Some(message) = &run.message
             && self.waits.insert(run.name.clone(), message.clone()).as_ref() != Some(message)
         {
-            print::talk(&format!("{} {message}", run.name));
+            print::talk(&format!("{} {}", run.name, print::printable(message)));
         }
         let tasks = tasks(run);
         if self.lines {
@@ -77,7 +77,7 @@ impl Follower {
         let at_work = tasks.iter().filter(|task| task.phase == Phase::Running);
         let words: Vec<&str> = at_work.map(|task| task.name.as_str()).collect();
         bar.set_message(match &run.message {
-            Some(message) => message.clone(),
+            Some(message) => print::printable(message),
             None if words.is_empty() => run.phase.word().to_owned(),
             None => words.join(" "),
         });
@@ -113,7 +113,8 @@ fn line(run: &Run, step: &StepRecord) -> String {
         (true, Some(time)) => format!(" in {time}"),
         _ => String::new(),
     };
-    let message = step.message.as_deref().map(|words| format!(": {words}")).unwrap_or_default();
+    let message = step.message.as_deref().map(|words| format!(": {}", print::printable(words)));
+    let message = message.unwrap_or_default();
     format!("{} {} {}{attempt}{time}{message}", run.name, step.name, step.phase)
 }
 
@@ -134,7 +135,9 @@ pub fn summary(place: &Place, run: &Run, folder: &str) -> String {
         text.push_str(&format!(" in {time}"));
     }
     if let Some(message) = &run.message {
-        text.push_str(&format!("\n  {message}"));
+        for line in message.lines() {
+            text.push_str(&format!("\n  {}", print::printable(line)));
+        }
     }
     let rows = run.steps.iter().map(|step| {
         let metrics = step.metrics.iter().map(|(name, value)| format!("{name}={}", number(*value)));

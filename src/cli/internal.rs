@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::{CliError, Code};
 use super::lanes::Configuration;
-use crate::engine::local::{Files, Hosting, host, supervise};
+use crate::engine::local::{Hosting, host, supervise};
+use crate::engine::step::workplace::Files;
 use crate::plan::Run;
 use crate::source::git::Mirror;
 use crate::source::{DirectorySource, GitSource, Source};

@@ -14,8 +14,8 @@ use super::place::Place;
 use super::print;
 use crate::check::{Access, Allowed, HttpChecks};
 use crate::plan::Limits;
-use crate::reconcile::{Memory, Scope, Settle};
-use crate::source::git::{Address, Mirror, Reference, RemoteRepository};
+use crate::reconcile::{Look, Memory, Scope, Settle};
+use crate::source::git::{Address, Health, Mirror, Reference, RemoteRepository};
 use crate::source::{DirectorySource, GitSource, Hints, Patient, Source};
 use crate::spec::{FirstSight, GitSpec, NotebookSource, SourceSpec, read_sources};
 use crate::store::{SqliteStore, StoreError};
@@ -40,6 +40,9 @@ pub struct Configuration {
     pub base: PathBuf,
     /// The sources.
     pub sources: Vec<NotebookSource>,
+    /// Where the credentials of each source are put, of a cluster.
+    #[serde(skip)]
+    pub credentials: Option<PathBuf>,
 }
 
 /// One source, or one branch of it.
@@ -88,7 +91,7 @@ impl Configuration {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let base = folder.unwrap_or(Path::new(".")).canonicalize();
         let base = base.map_err(|error| CliError::usage(format!("{shown}: {error}")))?;
-        let configuration = Self { base, sources };
+        let configuration = Self { base, sources, credentials: None };
         for source in &configuration.sources {
             configuration.check(source)?;
         }
@@ -107,7 +110,8 @@ impl Configuration {
         });
         let source: NotebookSource =
             serde_json::from_value(text).map_err(|error| CliError::bug(&error))?;
-        let configuration = Self { base: base.to_owned(), sources: vec![source.clone()] };
+        let configuration =
+            Self { base: base.to_owned(), sources: vec![source.clone()], credentials: None };
         configuration.check(&source)?;
         Ok(configuration)
     }
@@ -125,6 +129,9 @@ impl Configuration {
         let results = spec.results.as_ref();
         if claims.is_some() || results.is_some_and(|one| one.claim.is_some() || one.url.is_some()) {
             return refuse("claims and object stores are for a cluster".into());
+        }
+        if !spec.images.is_empty() || !spec.kinds.is_empty() {
+            return refuse("`images` and `kinds` are for a cluster".into());
         }
         if let Some(directory) = &spec.directory {
             if !self.base.join(&directory.path).is_dir() {
@@ -216,11 +223,16 @@ impl Configuration {
         // nobody vouched for.
         let signed = if git.require_signed { "\nsigned" } else { "" };
         let identity = format!("{name}\n{address}\n{reference}{signed}");
-        let hash = Digest::of_bytes(identity.as_bytes());
-        let folder = format!("{}-{}", slug(name, 40), &hash.hex()[..8]);
-        let credentials = git.credentials.as_ref().map(|one| secrets().join(&one.secret));
+        let folder = folder_of(name, &identity);
+        // Of a cluster they are put there under the source's name: no word of its owner leads anywhere.
+        let credentials = git.credentials.as_ref().map(|one| match &self.credentials {
+            Some(all) => all.join(source_folder(name)),
+            None => secrets().join(&one.secret),
+        });
         let require_signed = git.require_signed;
-        let repository = RemoteRepository { address, reference, credentials, require_signed };
+        let guarded = true;
+        let repository =
+            RemoteRepository { address, reference, credentials, guarded, require_signed };
         Some(Mirror { repository, folder: state.join("git").join(folder) })
     }
 
@@ -256,6 +268,10 @@ impl Configuration {
             let Some(git) = &source.spec.git else {
                 lanes.push(take(&name).unwrap_or_else(|| {
                     let mut folder = DirectorySource::new(&root, Path::new(""), looking.max_points);
+                    // On a cluster, one that is no namespace's is many users'.
+                    if self.credentials.is_some() && source.metadata.namespace.is_none() {
+                        folder = folder.apart();
+                    }
                     let hints = looking.stays.then(|| folder.watch());
                     // Of several volumes one may hang.
                     let shown = root.display().to_string();
@@ -287,6 +303,28 @@ impl Configuration {
     }
 }
 
+/// Says in a look what ails a repository.
+pub fn tell_health(look: &mut Look, name: &str, health: Health) {
+    for (branch, why) in health.refused {
+        let lane = format!("{name}@{branch}");
+        let own = look.sources.iter().any(|seen| seen.name == lane);
+        look.ails(if own { &lane } else { name }, &why);
+    }
+    if let Some((since, why)) = health.failing {
+        look.ails(name, &format!("{why} (since {since:.0})"));
+    }
+}
+
+/// The folder of what a source is given, among those of others.
+pub fn source_folder(name: &str) -> String {
+    folder_of(name, name)
+}
+
+fn folder_of(name: &str, identity: &str) -> String {
+    let hash = Digest::of_bytes(identity.as_bytes());
+    format!("{}-{}", slug(name, 40), &hash.hex()[..8])
+}
+
 /// Where secrets are files.
 fn secrets() -> PathBuf {
     std::env::var_os("JUPYTERFLOW_SECRETS").map_or_else(|| "/nonexistent".into(), PathBuf::from)
@@ -309,6 +347,21 @@ pub fn of_place(place: &Place, looking: Looking) -> Lane {
         poll: POLL_FOLDER,
         is_repository: false,
         hints,
+    }
+}
+
+/// The lane of pipelines that are published: whoever did so waited until they stood still.
+pub fn published(name: &str, source: Box<dyn Source>, looking: Looking) -> Lane {
+    let spec = SourceSpec { settle: Some(Period::from_seconds(0)), ..SourceSpec::default() };
+    Lane {
+        scope: scope(name.to_owned(), &spec, false, looking),
+        name: name.to_owned(),
+        source,
+        checks: HttpChecks::new(Access { trusted: false, allowed: Vec::new() }, !looking.stays),
+        memory: Memory::default(),
+        poll: Period::from_seconds(3600),
+        is_repository: false,
+        hints: None,
     }
 }
 
@@ -342,5 +395,6 @@ fn scope(source: String, spec: &SourceSpec, git: bool, looking: Looking) -> Scop
             active_runs_per_owner: spec.limits.active_runs_per_owner,
         },
         adopt: spec.first_sight == FirstSight::Adopt,
+        shared: false,
     }
 }

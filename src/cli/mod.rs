@@ -10,6 +10,7 @@
 
 mod backfill;
 mod cluster;
+mod controller;
 mod doctor;
 mod documents;
 mod engines;
@@ -25,12 +26,14 @@ mod init;
 mod internal;
 mod lanes;
 mod log;
+mod logs;
 mod notebook;
 mod place;
 mod plan;
 mod pod;
 mod print;
 mod prune;
+mod records;
 mod retry;
 mod run;
 mod session;
@@ -40,6 +43,7 @@ mod status;
 mod stop;
 mod suspend;
 mod target;
+mod uninstall;
 mod up;
 mod validate;
 
@@ -69,8 +73,8 @@ enum Command {
     Plan(plan::Args),
     Up(up::Args),
     Status(status::Args),
-    Show(show::Show),
-    Logs(show::Logs),
+    Show(show::Args),
+    Logs(logs::Args),
     Explain(explain::Args),
     Stop(stop::Args),
     Retry(retry::Args),
@@ -84,6 +88,8 @@ enum Command {
     Exec(Box<exec::Args>),
     #[command(subcommand)]
     Notebook(notebook::Command),
+    Controller(controller::Args),
+    Uninstall(uninstall::Args),
     #[command(subcommand)]
     Export(export::Command),
     #[command(subcommand)]
@@ -97,6 +103,8 @@ enum Command {
     InternalHost(internal::Args),
     #[command(hide = true)]
     InternalInstall(pod::Install),
+    #[command(hide = true)]
+    InternalFetch(pod::Fetch),
     #[command(hide = true)]
     InternalStep(pod::Pod),
 }
@@ -135,9 +143,11 @@ fn run(command: &Command, global: &global::Global) -> Result<Code, CliError> {
         Command::Run(args) => run::run(args, global),
         Command::Plan(args) => plan::run(args, global),
         Command::Up(args) => up::run(args, global),
+        Command::Controller(args) => controller::run(args, global),
+        Command::Uninstall(args) => uninstall::run(args),
         Command::Status(args) => status::run(args, global),
-        Command::Show(args) => show::show(args, global),
-        Command::Logs(args) => show::logs(args, global),
+        Command::Show(args) => show::run(args, global),
+        Command::Logs(args) => logs::run(args, global),
         Command::Explain(args) => explain::run(args, global),
         Command::Stop(args) => stop::run(args, global),
         Command::Retry(args) => retry::run(args, global),
@@ -155,6 +165,7 @@ fn run(command: &Command, global: &global::Global) -> Result<Code, CliError> {
         Command::InternalSupervise(args) => internal::run_supervisor(args),
         Command::InternalHost(args) => internal::run_host(args),
         Command::InternalInstall(args) => pod::install(args),
+        Command::InternalFetch(args) => pod::fetch(args),
         Command::InternalStep(args) => pod::step(args),
     }
 }

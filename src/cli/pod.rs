@@ -5,13 +5,22 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{CliError, Code};
-use crate::engine::argo::pod::{self, Order};
-use crate::source::{DirectorySource, Source};
+use crate::engine::argo::checkout;
+use crate::engine::argo::pod::{self, Order, Part};
+use crate::engine::step::workplace::Files;
+use crate::source::{DirectorySource, GitSource, Source};
 
 /// Where the program is copied to.
 #[derive(clap::Args, Debug)]
 pub struct Install {
     place: PathBuf,
+}
+
+/// What is fetched.
+#[derive(clap::Args, Debug)]
+pub struct Fetch {
+    #[arg(long)]
+    assignment: String,
 }
 
 /// What a pod is told.
@@ -31,12 +40,27 @@ pub struct Pod {
     interruption: u64,
     #[arg(long)]
     told: Vec<String>,
+    /// The part of a resource step.
+    #[arg(long)]
+    part: Option<String>,
+    /// When its object was begun.
+    #[arg(long)]
+    began: Option<String>,
+    /// The outputs of its object.
+    #[arg(long, allow_hyphen_values = true)]
+    made: Vec<String>,
 }
 
 /// Copies the program.
 pub fn install(args: &Install) -> Result<Code, CliError> {
     let failed = |error| CliError::unreachable(format!("{}: {error}", args.place.display()));
     pod::install(&args.place).map_err(failed)?;
+    Ok(Code::Done)
+}
+
+/// Fetches the commit of a run.
+pub fn fetch(args: &Fetch) -> Result<Code, CliError> {
+    checkout::fetch(&args.assignment).map_err(CliError::failed)?;
     Ok(Code::Done)
 }
 
@@ -50,9 +74,23 @@ pub fn step(args: &Pod) -> Result<Code, CliError> {
         retry: args.retry,
         interruption: args.interruption,
         told: args.told.clone(),
+        part: match args.part.as_deref() {
+            None => Part::Whole,
+            Some("values") => Part::Values,
+            Some("tell") => Part::Tell {
+                began: args.began.as_deref().and_then(|text| text.parse().ok()),
+                made: args.made.clone(),
+            },
+            Some(other) => return Err(CliError::usage(format!("a step has no part {other:?}"))),
+        },
     };
-    let source = |root: &Path| -> Box<dyn Source> {
-        Box::new(DirectorySource::new(root, Path::new(""), usize::MAX))
+    let source = |root: &Path, files: &Files| -> Box<dyn Source> {
+        match files {
+            Files::Folder => Box::new(DirectorySource::new(root, Path::new(""), usize::MAX)),
+            Files::Commit { objects, commit } => {
+                Box::new(GitSource::of_objects(objects.clone(), root, commit.clone()))
+            }
+        }
     };
     let code = pod::work(&order, source).map_err(CliError::failed)?;
     Ok(Code::Step(u8::try_from(code).unwrap_or(1)))

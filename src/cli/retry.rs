@@ -1,14 +1,14 @@
 //! `retry`: a run again, whole or from one step.
 
-use std::path::PathBuf;
-
 use super::cluster;
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
-use super::run::{How, ask};
+use super::records::{Found, Where, find};
+use super::run::{How, ask, ask_controller};
 use super::session::Session;
 use super::target::Definition;
+use crate::plan::Run;
 use crate::spec;
 use crate::store::{FileText, StoredRun};
 
@@ -22,24 +22,37 @@ pub struct Args {
     from: Option<String>,
     #[command(flatten)]
     how: How,
-    /// The folder whose state is meant
-    #[arg(long, default_value = ".", value_name = "PATH")]
-    path: PathBuf,
+    #[command(flatten)]
+    place: Where,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
+    let (mut session, mut stored) = match find(global, &args.place, &args.run)? {
+        Found::There(records, stored) => {
+            ended(&stored.run)?;
+            if args.from.is_some() {
+                return Err(CliError::usage("--from needs the local engine in this version")
+                    .hint("retry the whole run"));
+            }
+            return ask_controller(global, &records, &stored, &args.how);
+        }
+        Found::Here(session, stored) => (session, stored),
+    };
     let (engine, why) = cluster::chosen(global)?;
-    let mut session = Session::to_read(global, &args.path)?;
-    let mut stored = session.find_run(&args.run)?;
     stored.run = session.as_it_stands(&stored);
-    if !stored.run.phase.is_ended() {
-        let message = format!("run {} has not ended: it is {}", stored.run.name, stored.run.phase);
-        return Err(CliError::usage(message).hint("stop it first"));
-    }
+    ended(&stored.run)?;
     let definition = definition(&mut session, &stored, global)?;
     print::talk(&why);
     ask(global, &definition, engine, &args.how, Some(stored), args.from.as_deref())
+}
+
+fn ended(run: &Run) -> Result<(), CliError> {
+    if run.phase.is_ended() {
+        return Ok(());
+    }
+    let message = format!("run {} has not ended: it is {}", run.name, run.phase);
+    Err(CliError::usage(message).hint("stop it first"))
 }
 
 /// The pipeline as its file has it now, or as the run recorded it where the file has it no more.

@@ -6,10 +6,14 @@ use super::cluster;
 use super::error::{CliError, Code};
 use super::follow::{Follower, summary};
 use super::global::Global;
+use super::place::Place;
 use super::print::{self, Format};
+use super::records::Records;
 use super::session::{LocalEngineOptions, Session};
 use super::signals::Signals;
 use super::target::{Definition, Wanted};
+use crate::controller::records::file_of;
+use crate::controller::requests::Wanted as Asked;
 use crate::notebook::parameters::Parameter;
 use crate::plan::{Phase, Run};
 use crate::reconcile::{self, Request, RequestError};
@@ -137,6 +141,80 @@ pub fn ask(
     follow(global, &mut session, &stored)
 }
 
+/// A run that was asked for has begun by then, where nothing holds it up.
+const BEGINS: Duration = Duration::from_secs(15);
+
+/// Asks a controller for a run again, and follows it to its end.
+pub fn ask_controller(
+    global: &Global,
+    records: &Records,
+    again: &StoredRun,
+    how: &How,
+) -> Result<Code, CliError> {
+    let id = &again.pipeline;
+    let mut params = again.run.params.clone();
+    params.extend(how.parameters.given());
+    let known = records.object(id);
+    let pipeline =
+        known.as_ref().and_then(|object| file_of(object)?.pipeline(&id.name, usize::MAX));
+    let orphaned = records.condition(id).is_some_and(|one| one.reason == "Orphaned");
+    let Some(pipeline) = pipeline.filter(|_| !orphaned) else {
+        let message = format!("the pipeline of run {} is gone from its source", again.run.name);
+        return Err(CliError::usage(message).hint("where it is there again, it can be repeated"));
+    };
+    for warning in reconcile::check_parameters(&pipeline, &params, how.strict)? {
+        print::talk(&format!("warning: {warning}"));
+    }
+    let (again, key) = (Some(again.run.name.clone()), uuid::Uuid::now_v7().to_string());
+    let name = records.ask_for(id, Asked { params, again, key })?;
+    let signals = Signals::listen()?;
+    if !how.detach {
+        print::talk(&format!("run {name} is asked for; the controller starts it"));
+    }
+    let (asked, mut told) = (Instant::now(), String::new());
+    let mut follower = Follower::new(global.quiet);
+    let mut stops = 0;
+    let run = loop {
+        let Some(run) = records.run(&name)? else {
+            return Err(CliError::failed(format!("run {name} was deleted while it ran")));
+        };
+        if how.detach {
+            let names = || vec![name.to_string()];
+            print::document(global.output, "Run", &run, || name.to_string(), names)?;
+            return Ok(Code::Done);
+        }
+        follower.show(&run);
+        // Why it waits is its pipeline's to say.
+        let waits = run.phase == Phase::Pending && asked.elapsed() > BEGINS;
+        let why = waits.then(|| records.condition(id)).flatten().map(|one| one.message);
+        if let Some(why) = why.filter(|why| *why != told) {
+            follower.say(&format!("{name} waits: {}", print::printable(&why)));
+            told = why;
+        }
+        if run.phase.is_ended() {
+            break run;
+        }
+        if signals.count() > stops {
+            if stops > 0 {
+                follower.clear();
+                print::talk("the stop is recorded: the controller carries it out");
+                return Ok(signals.received().map_or(Code::Failed, Code::Signal));
+            }
+            follower.say("stopping the run; once more waits no longer");
+            let asked = records.requests.stop(&records.key_of(&name));
+            asked.map_err(|why| records.error("stop a run", &why))?;
+            stops = 1;
+        }
+        pause(100);
+    };
+    follower.clear();
+    report(global, &records.place(id), &run, &id.folder)?;
+    match signals.received() {
+        Some(number) if run.phase == Phase::Stopped => Ok(Code::Signal(number)),
+        _ => Ok(phase_code(run.phase)),
+    }
+}
+
 /// How long an engine may be out of reach.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -195,7 +273,7 @@ fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<
         pause(if tick < 50 { 20 } else { 100 });
     };
     follower.clear();
-    report(global, session, &run, &stored.pipeline.folder)?;
+    report(global, &session.place_of(&run.source), &run, &stored.pipeline.folder)?;
     match signals.received() {
         Some(number) if run.phase == Phase::Stopped => Ok(Code::Signal(number)),
         _ => Ok(phase_code(run.phase)),
@@ -203,18 +281,12 @@ fn follow(global: &Global, session: &mut Session, stored: &StoredRun) -> Result<
 }
 
 /// Prints what came of a run.
-pub fn report(global: &Global, session: &Session, run: &Run, folder: &str) -> Result<(), CliError> {
+pub fn report(global: &Global, place: &Place, run: &Run, folder: &str) -> Result<(), CliError> {
     let names = || vec![run.name.to_string()];
     if global.output == Format::Table && global.quiet {
         return Ok(());
     }
-    print::document(
-        global.output,
-        "Run",
-        run,
-        || summary(&session.place_of(&run.source), run, folder),
-        names,
-    )
+    print::document(global.output, "Run", run, || summary(place, run, folder), names)
 }
 
 /// The exit code of a run's end.

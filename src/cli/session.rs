@@ -25,6 +25,9 @@ use crate::types::{PipelineId, RunName, Timestamp};
 const SECOND_LOOK: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// So many repositories are asked at a time.
+/// How long a branch that goes back must stand.
+const STANDS: crate::types::Period = crate::types::Period::from_seconds(60);
+/// So many repositories are asked at a time.
 const AT_A_TIME: usize = 8;
 
 /// The world of one command.
@@ -116,7 +119,7 @@ impl Session {
         let mirrors = self.configuration.iter().flat_map(|one| one.mirrors(&self.place.state));
         let polled = mirrors.map(|(name, every, mirror)| Polled { name, every, mirror });
         let polled: Vec<Polled> = polled.collect();
-        self.poller = (!polled.is_empty()).then(|| Arc::new(Poller::start(polled)));
+        self.poller = (!polled.is_empty()).then(|| Arc::new(Poller::start(polled, STANDS)));
     }
 
     /// Makes the lanes of what is known now. Those that were there keep their memory.
@@ -246,14 +249,7 @@ impl Session {
             }
         }
         for (name, health) in health {
-            for (branch, why) in health.refused {
-                let lane = format!("{name}@{branch}");
-                let own = all.sources.iter().any(|seen| seen.name == lane);
-                all.ails(if own { &lane } else { &name }, &why);
-            }
-            if let Some((since, why)) = health.failing {
-                all.ails(&name, &format!("{why} (since {since:.0})"));
-            }
+            lanes::tell_health(&mut all, &name, health);
         }
         Ok(all)
     }
@@ -273,7 +269,7 @@ impl Session {
     /// Records where a run stands that is executed elsewhere.
     pub fn refresh(&mut self, name: &RunName) -> Result<(), StoreError> {
         let Some(stored) = self.store.run(name.as_str())? else { return Ok(()) };
-        reconcile::refresh(&mut self.world(), &stored, Timestamp::now())?;
+        reconcile::refresh(&mut self.store, &self.engine, &stored, Timestamp::now())?;
         let ended = self.store.run(name.as_str())?.filter(|stored| stored.run.phase.is_ended());
         if let Some(stored) = ended.filter(|stored| stored.spec.engine == EngineName::Argo) {
             // Its pods wrote what they knew; how Argo ended them they could not.
@@ -307,22 +303,17 @@ impl Session {
 
     /// A run by its name, or by the beginning of it where that is unique.
     pub fn find_run(&self, name: &str) -> Result<StoredRun, CliError> {
+        self.known_run(name)?.ok_or_else(|| no_run(name))
+    }
+
+    /// The same; none where there is none.
+    pub fn known_run(&self, name: &str) -> Result<Option<StoredRun>, CliError> {
         if let Some(stored) = self.store.run(name)? {
-            return Ok(stored);
+            return Ok(Some(stored));
         }
         let all = self.store.runs(usize::MAX)?;
-        let mut found = all.iter().filter(|stored| stored.run.name.as_str().starts_with(name));
-        match (found.next(), found.next()) {
-            (Some(one), None) if name.len() >= 4 => {
-                Ok(self.store.run(one.run.name.as_str())?.unwrap_or_else(|| one.clone()))
-            }
-            (Some(one), Some(other)) => Err(CliError::usage(format!(
-                "{name:?} is the beginning of several runs: {}, {}",
-                one.run.name, other.run.name
-            ))),
-            _ => Err(CliError::usage(format!("there is no run {name:?}"))
-                .hint("`jupyterflow status` lists the runs of this place")),
-        }
+        let Some(one) = named_run(&all, name)? else { return Ok(None) };
+        Ok(Some(self.store.run(one.run.name.as_str())?.unwrap_or_else(|| one.clone())))
     }
 
     /// The same, with what its engine tells recorded first.
@@ -335,27 +326,12 @@ impl Session {
     /// A pipeline by its name where that is unique, else by `FOLDER:NAME`.
     pub fn find_pipeline(&mut self, look: &Look, name: &str) -> Result<PipelineId, CliError> {
         let known: Vec<&PipelineId> = look.pipelines().map(|(id, _)| id).collect();
-        let found: Vec<&&PipelineId> = known
-            .iter()
-            .filter(|id| {
-                id.to_string() == name || id.qualified() == name || id.name.as_str() == name
-            })
-            .collect();
-        match found[..] {
-            [one] => Ok((**one).clone()),
-            [] => {
-                let names: Vec<String> = known.iter().map(ToString::to_string).collect();
-                let hint = if names.is_empty() {
-                    "there is no pipeline here; `jupyterflow init` writes a first one".into()
-                } else {
-                    format!("there are {}", names.join(", "))
-                };
-                Err(CliError::usage(format!("there is no pipeline {name:?}")).hint(hint))
-            }
+        match pipelines_named(&known, name)[..] {
+            [one] => Ok(one.clone()),
+            [] => Err(no_pipeline(&known, name)),
             [..] => {
-                let names: Vec<String> = found.iter().map(|id| id.qualified()).collect();
-                Err(CliError::usage(format!("{name:?} is the name of several pipelines"))
-                    .hint(format!("say which: {}", names.join(", "))))
+                let found = pipelines_named(&known, name).into_iter();
+                Err(several(name, found.map(PipelineId::qualified)))
             }
         }
     }
@@ -394,6 +370,57 @@ impl Session {
     }
 }
 
+/// A run by its name, or by the beginning of it where that is unique; none where there is none.
+///
+/// # Errors
+/// There are several.
+pub fn named_run<'a>(all: &'a [StoredRun], name: &str) -> Result<Option<&'a StoredRun>, CliError> {
+    if let Some(one) = all.iter().find(|stored| stored.run.name.as_str() == name) {
+        return Ok(Some(one));
+    }
+    let mut found = all.iter().filter(|stored| stored.run.name.as_str().starts_with(name));
+    match (found.next(), found.next()) {
+        (Some(one), None) if name.len() >= 4 => Ok(Some(one)),
+        (Some(one), Some(other)) => Err(CliError::usage(format!(
+            "{name:?} is the beginning of several runs: {}, {}",
+            one.run.name, other.run.name
+        ))),
+        _ => Ok(None),
+    }
+}
+
+/// There is no such run.
+pub fn no_run(name: &str) -> CliError {
+    CliError::usage(format!("there is no run {name:?}"))
+        .hint("`jupyterflow status` lists the runs of this place")
+}
+
+/// There is no such pipeline.
+pub fn no_pipeline(known: &[&PipelineId], name: &str) -> CliError {
+    let names: Vec<String> = known.iter().map(ToString::to_string).collect();
+    let hint = if names.is_empty() {
+        "there is no pipeline here; `jupyterflow init` writes a first one".into()
+    } else {
+        format!("there are {}", names.join(", "))
+    };
+    CliError::usage(format!("there is no pipeline {name:?}")).hint(hint)
+}
+
+/// There are several such pipelines.
+pub fn several(name: &str, found: impl Iterator<Item = String>) -> CliError {
+    let names: Vec<String> = found.collect();
+    CliError::usage(format!("{name:?} is the name of several pipelines"))
+        .hint(format!("say which: {}", names.join(", ")))
+}
+
+/// The pipelines of a name, or of `FOLDER:NAME`.
+pub fn pipelines_named<'a>(known: &[&'a PipelineId], name: &str) -> Vec<&'a PipelineId> {
+    let of_name = |id: &&&PipelineId| {
+        id.to_string() == name || id.qualified() == name || id.name.as_str() == name
+    };
+    known.iter().filter(of_name).copied().collect()
+}
+
 /// How the engine of a session starts hosts.
 #[derive(Clone, Debug, Default)]
 pub struct LocalEngineOptions {
@@ -411,9 +438,10 @@ impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         let code = match &error {
             StoreError::OtherRoot { .. } | StoreError::NameTaken(_) => Code::Usage,
-            StoreError::Database { .. } | StoreError::Newer { .. } | StoreError::Conflict => {
-                Code::Unreachable
-            }
+            StoreError::Database { .. }
+            | StoreError::Cluster { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Conflict => Code::Unreachable,
         };
         Self::unreachable(error.to_string()).code(code)
     }

@@ -8,6 +8,7 @@ use super::follow::took;
 use super::global::Global;
 use super::lanes::LOCAL;
 use super::print;
+use super::records::{Namespace, Need, Records};
 use super::run::pause;
 use super::session::Session;
 use super::signals::Signals;
@@ -32,29 +33,133 @@ pub struct Args {
     /// How many runs are listed
     #[arg(long, value_name = "N", default_value_t = NEWEST)]
     runs: usize,
+    #[command(flatten)]
+    of: Namespace,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
+    let records = match &args.of.namespace {
+        Some(namespace) => Some(Records::open(namespace)?),
+        None => Records::at_hand(global, Need::Look)?,
+    };
+    let records = records.as_ref();
     if !args.watch {
-        let mut session = Session::to_read(global, &args.path)?;
-        let runs = newest(&session, args.runs)?;
-        return print_status(global, &mut session, runs).map(|()| Code::Done);
+        let mut session = session(args, global)?;
+        return show(args, global, session.as_mut(), records).map(|()| Code::Done);
     }
     let signals = Signals::listen()?;
     let mut last = None;
     while signals.count() == 0 {
-        let mut session = Session::to_read(global, &args.path)?;
-        let pulse = (session.store.pulse()?, Timestamp::now().as_second() / 2);
+        let mut session = session(args, global)?;
+        let own = session.as_ref().map(|session| session.store.pulse()).transpose()?;
+        let other = records.map(|records| records.store.pulse()).transpose()?;
+        let pulse = (own, other, Timestamp::now().as_second() / 2);
         if last != Some(pulse) {
             last = Some(pulse);
             print::clear_screen();
-            let runs = newest(&session, args.runs)?;
-            print_status(global, &mut session, runs)?;
+            show(args, global, session.as_mut(), records)?;
         }
         pause(200);
     }
     Ok(signals.received().map_or(Code::Done, Code::Signal))
+}
+
+/// The folder's world, where no namespace is meant in its place.
+fn session(args: &Args, global: &Global) -> Result<Option<Session>, CliError> {
+    let here = args.of.namespace.is_none();
+    here.then(|| Session::to_read(global, &args.path)).transpose()
+}
+
+/// What the folder's state and a cluster's records say, together.
+fn show(
+    args: &Args,
+    global: &Global,
+    session: Option<&mut Session>,
+    records: Option<&Records>,
+) -> Result<(), CliError> {
+    let mut all = StatusDocument::default();
+    if let Some(session) = session {
+        let runs = newest(session, args.runs)?;
+        all = document(session, runs)?;
+        if let Some(records) = records {
+            leave_to_controller(&mut all.pipelines, session, records)?;
+        }
+    }
+    if let Some(records) = records {
+        let theirs = recorded(records, args.runs)?;
+        all.sources.extend(theirs.sources);
+        all.pipelines.extend(theirs.pipelines);
+        all.runs.extend(theirs.runs);
+        all.runs.sort_by_key(|run| std::cmp::Reverse(run.created_at));
+        all.runs.truncate(args.runs);
+    }
+    print(global, &all)
+}
+
+/// Leaves out what a controller has: pipelines that are published from here, and those that no `up` ever took
+/// note of here and a controller has by that name.
+fn leave_to_controller(
+    shown: &mut Vec<PipelineStatus>,
+    session: &Session,
+    records: &Records,
+) -> Result<(), CliError> {
+    let kept = session.store.pipelines()?;
+    let theirs = records.pipelines()?;
+    let mut left = Vec::new();
+    for own in shown.drain(..) {
+        let Ok(name) = own.name.parse() else { continue };
+        let id = PipelineId { source: own.source.clone(), folder: own.folder.clone(), name };
+        let here = kept.iter().any(|row| row.id == id);
+        let there = theirs.iter().any(|known| known.id.name == id.name);
+        if records.that_of(&theirs, &session.place, &id).is_none() && (here || !there) {
+            left.push(own);
+        }
+    }
+    *shown = left;
+    Ok(())
+}
+
+/// What a controller says of a pipeline for which nothing is done.
+pub fn not_done(records: &Records, id: &PipelineId) -> Option<NotDone> {
+    let ready = records.condition(id)?;
+    let (pipeline, message) = (id.to_string(), ready.message);
+    let reason = serde_json::from_value(ready.reason.into()).ok()?;
+    Some(NotDone { pipeline, trigger: None, reason, message, until: None })
+}
+
+/// What the records of a cluster say.
+fn recorded(records: &Records, count: usize) -> Result<StatusDocument, CliError> {
+    let now = Timestamp::now();
+    let mut document = StatusDocument::default();
+    for row in records.pipelines()? {
+        let id = row.id.clone();
+        let not_done = not_done(records, &id);
+        let own = records.store.runs_of(&id)?;
+        let own: Vec<Run> = own.into_iter().map(|stored| stored.run).collect();
+        let text = row.definition.clone();
+        let seeing = Seeing {
+            pipeline: text.as_ref().and_then(|text| text.pipeline(&id.name, usize::MAX)),
+            text,
+            ready: records.condition(&id).is_some_and(|one| one.status == "True"),
+            stored: Some(row),
+            ..Seeing::default()
+        };
+        let not_done: Vec<&NotDone> = not_done.iter().collect();
+        document.pipelines.push(pipeline_status(&id, &seeing, &own, &not_done, &[], now));
+        if !document.sources.iter().any(|known| known.name == id.source) {
+            let gone = [Reason::SourceUnreadable, Reason::Orphaned];
+            let trouble = not_done.iter().find(|one| gone.contains(&one.reason));
+            document.sources.push(SourceStatus {
+                name: id.source.clone(),
+                revision: String::new(),
+                ready: trouble.is_none(),
+                message: trouble.map(|one| one.message.clone()),
+            });
+        }
+    }
+    document.runs = records.runs(count)?.into_iter().map(|stored| stored.run).collect();
+    Ok(document)
 }
 
 fn newest(session: &Session, count: usize) -> Result<Vec<Run>, CliError> {
@@ -72,6 +177,16 @@ pub fn print_status(
     session: &mut Session,
     runs: Vec<Run>,
 ) -> Result<(), CliError> {
+    print(global, &document(session, runs)?)
+}
+
+fn print(global: &Global, document: &StatusDocument) -> Result<(), CliError> {
+    let names = || document.runs.iter().map(|run| run.name.to_string()).collect();
+    print::document(global.output, "Status", document, || table(document, Timestamp::now()), names)
+}
+
+/// The status of a place with these runs.
+fn document(session: &mut Session, runs: Vec<Run>) -> Result<StatusDocument, CliError> {
     let now = Timestamp::now();
     let (sources, look) = match session.look_twice(Timestamp::now) {
         Ok(look) => {
@@ -106,9 +221,7 @@ pub fn print_status(
     // Warnings are for `validate` and `plan`.
     let problems = look.iter().flat_map(|look| &look.plan.problems);
     problems.filter(|one| one.severity == Severity::Error).for_each(print::problem);
-    let document = StatusDocument { sources, pipelines, runs };
-    let names = || document.runs.iter().map(|run| run.name.to_string()).collect();
-    print::document(global.output, "Status", &document, || table(&document, now), names)
+    Ok(StatusDocument { sources, pipelines, runs })
 }
 
 fn pipeline_status(
@@ -265,7 +378,7 @@ fn table(status: &StatusDocument, now: Timestamp) -> String {
             ready.to_owned(),
             if triggers.is_empty() { "manual".to_owned() } else { triggers.join(",") },
             pipeline.next_run.map(|at| format!("{at:.0}")).unwrap_or_default(),
-            pipeline.message.clone().unwrap_or_default(),
+            print::printable(pipeline.message.as_deref().unwrap_or_default()),
         ]
     });
     let pipelines: Vec<_> = pipelines.collect();
@@ -285,7 +398,7 @@ fn table(status: &StatusDocument, now: Timestamp) -> String {
             run.trigger.kind.to_string(),
             format!("{:.0}", run.created_at),
             time.unwrap_or_default(),
-            run.message.clone().unwrap_or_default(),
+            print::printable(run.message.as_deref().unwrap_or_default()),
         ]
     });
     let runs: Vec<_> = runs.collect();

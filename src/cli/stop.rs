@@ -1,17 +1,18 @@
 //! `stop`: a person wants the end of a run.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
+use super::records::{Found, Records, Where, find};
 use super::run::pause;
 use super::session::{LocalEngineOptions, Session};
 use crate::engine::Engine;
+use crate::plan::Run;
 use crate::reconcile;
-use crate::store::{EngineName, Store};
-use crate::types::Timestamp;
+use crate::store::{EngineName, Store, StoredRun};
+use crate::types::{RunName, Timestamp};
 
 /// How long an end may take: steps have ten seconds after the polite signal.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,15 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Args {
     /// The run's name, or the beginning of it
     run: String,
-    /// The folder whose state is meant
-    #[arg(long, default_value = ".", value_name = "PATH")]
-    path: PathBuf,
+    #[command(flatten)]
+    place: Where,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
-    Session::to_read(global, &args.path)?.find_run(&args.run)?;
-    let mut session = Session::to_write(global, &args.path, LocalEngineOptions::default())?;
+    if let Found::There(records, stored) = find(global, &args.place, &args.run)? {
+        return there(global, &records, &stored);
+    }
+    let options = LocalEngineOptions::default();
+    let mut session = Session::to_write(global, &args.place.path, options)?;
     let stored = session.find_run_now(&args.run)?;
     let name = &stored.run.name;
     if stored.run.phase.is_ended() {
@@ -49,13 +52,43 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         reconcile::end_if_stopped(&mut session.world(), name, Timestamp::now())?;
         let Some(run) = session.run(name)? else { break };
         if run.phase.is_ended() {
-            let names = || vec![name.to_string()];
-            let words = || format!("run {name} {}", print::phase(run.phase));
-            print::document(global.output, "Run", &run, words, names)?;
-            return Ok(Code::Done);
+            return ended(global, &run);
         }
         pause(100);
     }
-    Err(CliError::failed(format!("run {name} has not ended yet; its stop is recorded"))
-        .hint("`jupyterflow show` tells when it has"))
+    Err(late(name))
+}
+
+/// Asks a controller for the end of a run.
+fn there(global: &Global, records: &Records, stored: &StoredRun) -> Result<Code, CliError> {
+    let name = &stored.run.name;
+    if stored.run.phase.is_ended() {
+        print::talk(&format!("run {name} ended already: {}", stored.run.phase));
+        return Ok(Code::Done);
+    }
+    let asked = records.requests.stop(&records.key_of(name));
+    asked.map_err(|why| records.error("stop a run", &why))?;
+    let until = Instant::now() + 6 * PATIENCE;
+    while Instant::now() < until {
+        match records.run(name)? {
+            Some(run) if run.phase.is_ended() => return ended(global, &run),
+            Some(_) => pause(100),
+            // Its record went while nobody looked.
+            None => return Ok(Code::Done),
+        }
+    }
+    Err(late(name))
+}
+
+fn ended(global: &Global, run: &Run) -> Result<Code, CliError> {
+    let name = &run.name;
+    let names = || vec![name.to_string()];
+    let words = || format!("run {name} {}", print::phase(run.phase));
+    print::document(global.output, "Run", run, words, names)?;
+    Ok(Code::Done)
+}
+
+fn late(name: &RunName) -> CliError {
+    CliError::failed(format!("run {name} has not ended yet; its stop is recorded"))
+        .hint("`jupyterflow show` tells when it has")
 }

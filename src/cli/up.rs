@@ -2,7 +2,8 @@
 //!
 //! Owns waiting. What a pass does is the loop's.
 
-mod tell;
+mod publish;
+pub mod tell;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -73,11 +74,10 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
-    if cluster::named(global)? == Some(EngineName::Argo) {
-        return Err(CliError::usage("this version's `up` has the local engine only")
-            .hint("`run --engine argo` runs a pipeline on the cluster now"));
-    }
     log::set_up(args.log, global.quiet);
+    if cluster::named(global)? == Some(EngineName::Argo) {
+        return publish::run(args, global);
+    }
     if args.poll.is_some_and(|poll| poll.seconds() == 0) {
         return Err(CliError::usage("--poll 0s would never rest").hint("the least is 1s"));
     }
@@ -394,8 +394,8 @@ fn pass(
     tell::applied(&applied);
     figures.started += applied.started.len() as u64;
     open.extend(applied.started.into_iter().map(|run| run.name));
-    for phase in tell::ends(session, open)? {
-        count(&mut figures.ended, phase.word());
+    for run in tell::ends(open, |name| session.run(name))? {
+        count(&mut figures.ended, run.phase.word());
     }
     take_figures(session, &look, figures)?;
     let surplus = |seeing: &Seeing| {
@@ -441,7 +441,7 @@ fn pass(
 }
 
 /// The next instant at which a schedule fires or a source has settled.
-fn next_instant(look: &Look, now: Timestamp) -> Option<Timestamp> {
+pub fn next_instant(look: &Look, now: Timestamp) -> Option<Timestamp> {
     let ledgers = look.plan.pipelines.iter().map(|(_, plan)| &plan.ledger);
     let ticks = ledgers.flat_map(|ledger| ledger.schedules.iter().filter_map(|s| s.next));
     let until = look.plan.not_done().filter_map(|not_done| not_done.until);

@@ -13,18 +13,27 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::engine::argo::environment::Environment;
 use crate::plan::{Ledger, Phase, StepRecord, Trigger};
+use crate::source::git::Tips;
 use crate::spec::SourceSpec;
+use crate::store::RunSpec;
 use crate::types::{Digest, Period, RunId, RunName, Timestamp};
 
 /// The definitions of all of them, as `generate manifests` prints them.
-pub fn definitions() -> [CustomResourceDefinition; 4] {
+pub fn definitions() -> [CustomResourceDefinition; 5] {
     [
         NotebookSource::crd(),
         ClusterNotebookSource::crd(),
         NotebookPipeline::crd(),
         NotebookRun::crd(),
+        NotebookEnvironment::crd(),
     ]
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// An object of which the API server keeps whatever it holds.
@@ -113,6 +122,9 @@ pub struct Tenant {
     /// Images that they may use, as patterns; those of the tenant's own servers unless given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
+    /// Kinds of objects that their resource steps may make, as `Job.batch` or `Pod`; none unless given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<String>,
 }
 
 /// What a source shows.
@@ -128,6 +140,13 @@ pub struct SourceStatus {
     /// How many pipelines it shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipelines: Option<i64>,
+    /// Which repository, and what of it, `branches` are about.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub repository: String,
+    /// What the branches of a repository named, and which commits are in force.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "anything")]
+    pub branches: BTreeMap<String, Tips>,
     /// Whether it can be read, and why not.
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
@@ -145,7 +164,7 @@ pub struct SourceStatus {
     status = "PipelineStatus",
     printcolumn = r#"{"name": "Trigger", "type": "string", "jsonPath": ".status.trigger"}"#,
     printcolumn = r#"{"name": "Last Run", "type": "string", "jsonPath": ".status.lastRun"}"#,
-    printcolumn = r#"{"name": "Next Run", "type": "date", "jsonPath": ".status.nextRun"}"#,
+    printcolumn = r#"{"name": "Next Run", "type": "string", "jsonPath": ".status.nextRun"}"#,
     printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
     validation = Rule::new("has(self.spec.steps) != has(self.spec.flow)")
@@ -188,7 +207,11 @@ pub struct PipelineStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "anything")]
     pub cursors: Option<Ledger>,
-    /// Claimed runs whose end is not recorded, each with its Workflow's uid.
+    /// How many of its runs ended so far.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ends: u64,
+    /// Claimed runs whose end is not recorded, each with its Workflow's uid; nothing for those that wait
+    /// for their turn.
     pub active: BTreeMap<String, String>,
     /// Whether its file is good, and what stands in the way.
     #[schemars(schema_with = "conditions")]
@@ -233,9 +256,29 @@ pub struct NotebookRunSpec {
     /// Whether its end is wanted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stop: bool,
+    /// The newer run that takes its place; none where a person wants its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<RunName>,
     /// The pipeline's digest that it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// What it executes; of a run that a person asks for, what its pipeline is when it is claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub execution: Option<Execution>,
+}
+
+/// What a run executes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Execution {
+    /// What the source showed when the run was claimed.
+    pub revision: String,
+    /// When it was claimed.
+    pub created_at: Timestamp,
+    /// The file, and all else that its pods are told.
+    #[serde(flatten)]
+    pub spec: RunSpec,
 }
 
 /// Where a run stands.
@@ -260,6 +303,9 @@ pub struct RunStatus {
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
+    /// Its place in the order in which runs of its pipeline ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
     /// Its steps.
     #[schemars(schema_with = "steps")]
     pub steps: Vec<StepRecord>,
@@ -271,4 +317,23 @@ fn steps(_: &mut SchemaGenerator) -> Schema {
         "type": "array",
         "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
     })
+}
+
+/// What runs of a user work in: taken from the user's own Jupyter server, and kept for when that is gone.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "jupyterflow.io",
+    version = "v1alpha1",
+    kind = "NotebookEnvironment",
+    plural = "notebookenvironments",
+    shortname = "nbe",
+    namespaced,
+    printcolumn = r#"{"name": "Owner", "type": "string", "jsonPath": ".spec.environment.owner"}"#,
+    printcolumn = r#"{"name": "Image", "type": "string", "jsonPath": ".spec.environment.image"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
+)]
+pub struct NotebookEnvironmentSpec {
+    /// Image, volumes, variables and the like.
+    #[schemars(schema_with = "anything")]
+    pub environment: Environment,
 }

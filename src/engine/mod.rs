@@ -10,7 +10,7 @@ pub mod step;
 use crate::plan::{Observed, Run};
 use crate::spec::Pipeline;
 use crate::store::{EngineName, StepState, StoredRun};
-use crate::types::{RunName, Timestamp};
+use crate::types::{PipelineId, RunName, Timestamp};
 
 /// Why an engine did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ pub trait Engine {
     /// It cannot be started.
     fn start(&mut self, run: &StoredRun) -> Result<(), EngineError>;
     /// What a person must provide before a pipeline can run here, in words; none if nothing.
-    fn lacks(&self, pipeline: &Pipeline) -> Option<String>;
+    fn lacks(&self, id: &PipelineId, pipeline: &Pipeline) -> Option<String>;
     /// Hurries the end of a run whose stop is recorded.
     ///
     /// # Errors

@@ -36,6 +36,8 @@ pub struct PipelineFacts<'a> {
     pub settle: Period,
     /// What a person must provide before anything can start, such as a secret.
     pub lacks: Option<&'a str>,
+    /// Whether a cluster executes it: only there are images and objects.
+    pub on_cluster: bool,
     /// What its check says; none where it has none.
     pub check: Option<&'a CheckSeen>,
     /// The pipelines that it waits for.
@@ -66,6 +68,7 @@ impl<'a> PipelineFacts<'a> {
             runs,
             settle,
             lacks: None,
+            on_cluster: false,
             check: None,
             upstreams: &[],
             room: usize::MAX,

@@ -11,7 +11,7 @@ use super::ledger::{Ledger, Success};
 use super::observed::{Definition, PipelineFacts, Seen};
 use super::report::{NotDone, Reason};
 use super::ticks;
-use crate::spec::{Concurrency, Pipeline, Work};
+use crate::spec::{Concurrency, Pipeline, Step, Work};
 use crate::types::{RunName, Timestamp, TriggerKind};
 
 /// Plans one pipeline. Nothing but the arguments decides.
@@ -231,11 +231,13 @@ impl Planner<'_> {
     /// Says in so many words what this version validates but does not execute.
     fn later_work(&mut self, pipeline: &Pipeline) {
         let pull_request = Some(TriggerKind::PullRequest);
+        let local = !self.facts.on_cluster;
+        let any = |fits: fn(&Step) -> bool| local && pipeline.steps().iter().any(fits);
         for (there, trigger, word) in [
             (pipeline.triggers().pull_request, pull_request, "trigger `pullRequest`"),
             (!pipeline.deployments().is_empty(), None, "`deploy`"),
-            (pipeline.steps().iter().any(|step| step.image().is_some()), None, "`image`"),
-            (pipeline.steps().iter().any(|step| is_resource(step.work())), None, "`resource`"),
+            (any(|step| step.image().is_some()), None, "`image`"),
+            (any(|step| is_resource(step.work())), None, "`resource`"),
         ] {
             if there {
                 let message = format!("{word} is valid but not executed yet");

@@ -60,6 +60,7 @@ impl World {
             digest: Digest::of_bytes(self.script.as_bytes()),
             modified: None,
             outline: None,
+            manifest: None,
             declared: None,
         };
         let files: BTreeMap<_, _> = [("f/a.py".to_owned(), std::sync::Arc::new(file))].into();

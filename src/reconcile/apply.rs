@@ -3,10 +3,10 @@
 //! Owns that order. It decides nothing: every action carries all that it needs.
 
 use super::look::{Look, Seeing};
-use super::{Memory, Scope, World};
-use crate::engine::{EngineError, Report};
+use super::{Acting, Memory, Scope, World};
+use crate::engine::{Engine, EngineError, Report};
 use crate::plan::{Action, Claim, Observed, Phase, PipelinePlan, Reason, Run};
-use crate::store::{Commit, EngineName, RunSpec, StoreError, StoredRun};
+use crate::store::{Commit, EngineName, RunSpec, Shown, Store, StoreError, StoredRun};
 use crate::types::{PipelineId, RunName, Timestamp};
 
 /// What applying a plan did, for people.
@@ -24,6 +24,17 @@ pub struct Applied {
     pub refused: Vec<StoreError>,
 }
 
+impl Applied {
+    /// Adds what another part of the plan did.
+    pub fn merge(&mut self, other: Self) {
+        self.started.extend(other.started);
+        self.conflicts.extend(other.conflicts);
+        self.failed.extend(other.failed);
+        self.writes += other.writes;
+        self.refused.extend(other.refused);
+    }
+}
+
 /// Acts on a plan: for each pipeline first the one durable write, then the engine.
 ///
 /// # Errors
@@ -34,24 +45,52 @@ pub fn apply(
     look: &Look,
     now: Timestamp,
 ) -> Result<Applied, StoreError> {
+    apply_part(&mut world.acting(), scope, look, now, |_| true)
+}
+
+/// Acts on a part of a plan, by the numbers of its pipelines: several may act on parts of their own.
+///
+/// # Errors
+/// The store cannot be written.
+pub fn apply_part(
+    world: &mut Acting<'_>,
+    scope: &Scope,
+    look: &Look,
+    now: Timestamp,
+    part: impl Fn(usize) -> bool,
+) -> Result<Applied, StoreError> {
     let mut applied = Applied::default();
-    for (id, planned) in &look.plan.pipelines {
-        let Some(seeing) = look.pipelines.get(id) else { continue };
+    for (at, (id, planned)) in look.plan.pipelines.iter().enumerate() {
+        let Some(seeing) = look.pipelines.get(id).filter(|_| part(at)) else { continue };
         let claims = claims(scope, world.engine.name(), id, seeing, planned, now);
-        match write(world, id, seeing, planned, &claims) {
-            Ok(written) => applied.writes += i64::from(written),
+        let claims = match write(world, id, seeing, planned, claims, now) {
+            Ok(Written::Nothing) => Vec::new(),
+            Ok(Written::All(claims)) => {
+                applied.writes += 1;
+                claims
+            }
+            Ok(Written::Held(error)) => {
+                applied.failed.push(error);
+                continue;
+            }
             Err(StoreError::Conflict) => {
                 applied.conflicts.push(id.clone());
                 continue;
             }
-            Err(error @ StoreError::NameTaken(_)) => {
+            // One pipeline's trouble is none of the others'.
+            Err(error @ (StoreError::NameTaken(_) | StoreError::Cluster { .. })) => {
                 applied.refused.push(error);
                 continue;
             }
             Err(error) => return Err(error),
-        }
+        };
         for action in &planned.actions {
-            act(world, action, &claims, &mut applied, now)?;
+            match act(world, action, &claims, &mut applied, now) {
+                Ok(()) => {}
+                Err(StoreError::Conflict) => applied.conflicts.push(id.clone()),
+                Err(error @ StoreError::Cluster { .. }) => applied.refused.push(error),
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(applied)
@@ -70,39 +109,98 @@ pub fn start_what_is_next(
 ) -> Result<Applied, StoreError> {
     let mut applied = Applied::default();
     for stored in world.store.runs_of(id)? {
-        applied.failed.extend(refresh(world, &stored, now)?);
+        applied.failed.extend(refresh(world.store, world.engine, &stored, now)?);
     }
     let planned = super::look::plan_queue(world, memory, id, now)?;
     for action in &planned.actions {
-        act(world, action, &[], &mut applied, now)?;
+        act(&mut world.acting(), action, &[], &mut applied, now)?;
     }
     Ok(applied)
 }
 
+/// What became of a pipeline's write.
+pub(super) enum Written {
+    /// It had nothing to say.
+    Nothing,
+    /// It is written, with these claims.
+    All(Vec<StoredRun>),
+    /// What would execute a claim cannot be made now: the next pass claims it.
+    Held(EngineError),
+}
+
 fn write(
-    world: &mut World<'_>,
+    world: &mut Acting<'_>,
     id: &PipelineId,
     seeing: &Seeing,
     planned: &PipelinePlan,
-    claims: &[StoredRun],
-) -> Result<bool, StoreError> {
+    claims: Vec<StoredRun>,
+    now: Timestamp,
+) -> Result<Written, StoreError> {
     let known = seeing.stored.as_ref();
     if known.is_none() && seeing.text.is_none() {
-        return Ok(false);
+        return Ok(Written::Nothing);
     }
+    let shown = shown(seeing, planned, now);
     let same =
         known.is_some_and(|row| row.ledger == planned.ledger && row.definition == seeing.text);
-    if same && claims.is_empty() {
-        return Ok(false);
+    if same && claims.is_empty() && world.store.shows(id, &shown) {
+        return Ok(Written::Nothing);
     }
     let commit = Commit {
         id,
         version: known.map(|row| row.version),
         ledger: &planned.ledger,
         definition: seeing.text.as_ref(),
-        claims: claims.to_vec(),
+        claims,
+        shown: Some(shown),
     };
-    world.store.commit(&commit).map(|()| true)
+    let starts = |run: &RunName| {
+        planned.actions.iter().any(|action| action.starts() && action.run() == Some(run))
+    };
+    claim(world, commit, starts)
+}
+
+/// Writes a pipeline and its claims. Where both cannot be written at once, records come first, then what
+/// executes those that start, and then the one write that claims them: whatever was made before it and
+/// is not in it never begins.
+pub(super) fn claim(
+    world: &mut Acting<'_>,
+    mut commit: Commit<'_>,
+    starts: impl Fn(&RunName) -> bool,
+) -> Result<Written, StoreError> {
+    if !world.store.announces() {
+        world.store.commit(&commit)?;
+        return Ok(Written::All(commit.claims));
+    }
+    let other = world.store.announce(&mut commit)?;
+    let mut commit = Commit { ledger: other.as_ref().unwrap_or(commit.ledger), ..commit };
+    for run in commit.claims.iter_mut().filter(|run| starts(&run.run.name)) {
+        match world.engine.prepare(run) {
+            Ok(handle) => run.spec.handle = handle,
+            Err(error) if error.passing => return Ok(Written::Held(error)),
+            // What is refused for good is claimed, and ends as soon as it is to begin.
+            Err(_) => {}
+        }
+    }
+    world.store.commit(&commit)?;
+    Ok(Written::All(commit.claims))
+}
+
+/// What people see of a pipeline.
+fn shown(seeing: &Seeing, planned: &PipelinePlan, now: Timestamp) -> Shown {
+    let ledger = &planned.ledger;
+    let quiet = [Reason::UpToDate, Reason::NotExecutedYet];
+    let own = planned.not_done.iter().find(|one| !quiet.contains(&one.reason));
+    let ticks = ledger.schedules.iter().filter_map(|schedule| schedule.next);
+    let next = ticks.chain(own.and_then(|one| one.until)).min();
+    Shown {
+        triggers: seeing.pipeline.as_ref().map(|one| one.triggers().words()).unwrap_or_default(),
+        next_run: next.filter(|_| ledger.suspended.is_none()),
+        ready: seeing.ready,
+        reason: own.map_or(Reason::UpToDate, |one| one.reason),
+        message: own.map(|one| one.message.clone()).unwrap_or_default(),
+        at: now,
+    }
 }
 
 fn claims(
@@ -142,7 +240,7 @@ pub fn claimed_run(
         spec: RunSpec {
             definition: seeing.text.clone()?,
             max_points: scope.max_points,
-            fingerprint: seeing.fingerprint.clone(),
+            fingerprint: seeing.fingerprint.as_deref().cloned(),
             because: claim.because.clone(),
             kept_steps: Vec::new(),
             backfill: false,
@@ -157,7 +255,7 @@ pub fn claimed_run(
 
 /// Records the end of a run that should stop and has no host that could.
 fn end_without_host(
-    world: &mut World<'_>,
+    world: &mut Acting<'_>,
     name: &RunName,
     now: Timestamp,
 ) -> Result<(), StoreError> {
@@ -203,13 +301,13 @@ pub fn end_if_stopped(
         && world.engine.observe(&stored) == Observed::Absent
         && world.engine.stop(&stored).is_ok()
     {
-        end_without_host(world, name, now)?;
+        end_without_host(&mut world.acting(), name, now)?;
     }
     Ok(())
 }
 
 fn act(
-    world: &mut World<'_>,
+    world: &mut Acting<'_>,
     action: &Action,
     claims: &[StoredRun],
     applied: &mut Applied,
@@ -261,7 +359,7 @@ fn act(
 /// Makes what will execute a run, keeps what the engine says of it, and only then lets it begin: so
 /// what vanishes afterwards is known to have been there. False where another was first.
 fn begin(
-    world: &mut World<'_>,
+    world: &mut Acting<'_>,
     stored: &mut StoredRun,
 ) -> Result<Result<bool, EngineError>, StoreError> {
     if stored.spec.handle.is_none() {
@@ -285,21 +383,22 @@ fn begin(
 /// # Errors
 /// The store.
 pub fn refresh(
-    world: &mut World<'_>,
+    store: &mut dyn Store,
+    engine: &dyn Engine,
     stored: &StoredRun,
     now: Timestamp,
 ) -> Result<Option<EngineError>, StoreError> {
     if stored.run.phase.is_ended() {
         return Ok(None);
     }
-    let name = &stored.run.name;
-    match world.engine.report(stored, now) {
+    match engine.report(stored, now) {
         Ok(Report::Nothing) => {}
         Ok(Report::Stands(run, steps)) => {
-            // A step's end comes first: whoever sees the run's end sees all of it.
-            world.store.update_steps(name, &steps.iter().collect::<Vec<_>>())?;
-            if *run != stored.run {
-                world.store.update_run(&run)?;
+            let steps: Vec<_> = steps.iter().collect();
+            if *run == stored.run {
+                store.update_steps(&run.name, &steps)?;
+            } else {
+                store.update_stand(&run, &steps)?;
             }
         }
         Ok(Report::Vanished) => {
@@ -309,7 +408,7 @@ pub fn refresh(
                 finished_at: Some(now),
                 ..stored.run.clone()
             };
-            world.store.update_run(&run)?;
+            store.update_run(&run)?;
         }
         Err(error) => return Ok(Some(error)),
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns that write. Which instants may run is the plan's to say.
 
-use super::apply::claimed_run;
+use super::apply::{claim, claimed_run};
 use super::look::Look;
 use super::{RequestError, Scope, World};
 use crate::plan::{Backfill, backfill as planned};
@@ -53,16 +53,18 @@ pub fn backfill(
             Some(stored)
         });
         let known = row.as_ref().and_then(|row| row.definition.as_ref());
-        let written = world.store.commit(&Commit {
+        let commit = Commit {
             id,
             version: row.as_ref().map(|row| row.version),
             ledger: &done.ledger,
             definition: known.or(seeing.text.as_ref()),
             claims: claims.collect(),
-        });
-        match written {
+            shown: None,
+        };
+        // They wait in the queue, one behind the other.
+        match claim(&mut world.acting(), commit, |_| false) {
             Err(StoreError::Conflict) => {}
-            other => return Ok(other.map(|()| done)?),
+            other => return Ok(other.map(|_| done)?),
         }
     }
 }

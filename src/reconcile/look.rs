@@ -4,6 +4,7 @@
 //! is the planner's to say.
 
 mod gathered;
+mod known;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use self::gathered::{Gathered, Newly, run_facts};
+pub(super) use self::known::KnownFiles;
 use super::{Memory, PassError, Scope, World};
 use crate::plan::{
     Ledger, NotDone, Observed, Phase, PipelineFacts, PipelinePlan, Plan, Reason, Seen, Vanished,
-    plan, rooms,
+    plan, rooms, settled_at,
 };
 use crate::source::{PipelineFile, Snapshot};
 use crate::spec::{Fingerprint, Pipeline};
@@ -52,7 +54,7 @@ pub struct Seeing {
     /// What a run of it carries as its revision: the commit, or the pipeline's digest.
     pub revision: String,
     /// What the source shows, down to its files.
-    pub fingerprint: Option<Fingerprint>,
+    pub fingerprint: Option<Arc<Fingerprint>>,
     /// The newest good definition.
     pub pipeline: Option<Pipeline>,
     /// Whether its source shows it as it should be.
@@ -150,6 +152,7 @@ pub fn look(
     now: Timestamp,
 ) -> Result<Look, PassError> {
     let snapshot = world.source.look(now)?;
+    memory.files.begin();
     let mut stored: HashMap<PipelineId, StoredPipeline> =
         world.store.pipelines()?.into_iter().map(|row| (row.id.clone(), row)).collect();
     let gone = vanished(scope, &snapshot, &stored);
@@ -165,7 +168,10 @@ pub fn look(
         plan: Plan::default(),
         sources: vec![SourceSeen {
             name: scope.source.clone(),
-            revision: snapshot.commit.clone().unwrap_or_else(|| revision_of(&snapshot.files)),
+            revision: snapshot
+                .commit
+                .clone()
+                .unwrap_or_else(|| revision_of(memory, &snapshot.files)),
             message: None,
         }],
         pipelines: IndexMap::new(),
@@ -276,10 +282,24 @@ pub fn plan_queue(
     let next = next.map(|run| world.store.run(run.name.as_str())).transpose()?.flatten();
     let next = next.and_then(|stored| stored.definition());
     let policy = next.as_ref().map(Pipeline::concurrency).unwrap_or_default();
-    let lacks = next.and_then(|pipeline| world.engine.lacks(&pipeline));
+    let lacks = next.and_then(|pipeline| world.engine.lacks(id, &pipeline));
     let ledger = Ledger::default();
     let facts = PipelineFacts::new(id, Seen::Good, None, &ledger, &runs);
     Ok(plan(&PipelineFacts { lacks: lacks.as_deref(), policy, ..facts }, now))
+}
+
+/// Whether what a source shows of a pipeline, by its digest and the one that was accepted, stood still for long
+/// enough.
+pub fn is_settled(
+    memory: &mut Memory,
+    scope: &Scope,
+    id: &PipelineId,
+    digests: (&Digest, Option<&Digest>),
+    file: &PipelineFile,
+    now: Timestamp,
+) -> bool {
+    let (since, settle) = gathered::standing(memory, scope, id, digests, file, now);
+    settled_at(since, settle) <= now
 }
 
 /// The identity of a pipeline in a source.
@@ -291,14 +311,7 @@ pub fn identity(scope: &Scope, folder: &str, pipeline: &Pipeline) -> PipelineId 
     }
 }
 
-fn revision_of(files: &[Arc<PipelineFile>]) -> String {
-    let all: Vec<_> = files
-        .iter()
-        .map(|file| {
-            let named: Vec<_> =
-                file.files.iter().map(|(path, state)| (path, &state.digest)).collect();
-            serde_json::json!([file.path, file.text, named])
-        })
-        .collect();
+fn revision_of(memory: &mut Memory, files: &[Arc<PipelineFile>]) -> String {
+    let all: Vec<Digest> = files.iter().map(|file| memory.files.digest(file)).collect();
     Digest::of_json("jupyterflow/revision/v1", &serde_json::json!(all)).to_string()
 }

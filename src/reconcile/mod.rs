@@ -17,10 +17,10 @@ use crate::source::{Source, SourceError};
 use crate::store::{Store, StoreError, Watch};
 use crate::types::{Digest, Period, PipelineId, RunName, Timestamp};
 
-pub use apply::{Applied, apply, end_if_stopped, refresh, start_what_is_next};
+pub use apply::{Applied, apply, apply_part, end_if_stopped, refresh, start_what_is_next};
 pub use backfill::{Backfilling, backfill};
-pub use look::{Look, Seeing, SourceSeen, identity, look};
-pub use request::{Request, RequestError, request, suspend};
+pub use look::{Look, Seeing, SourceSeen, identity, is_settled, look};
+pub use request::{Request, RequestError, check_parameters, request, suspend};
 
 /// Everything outside that a pass touches.
 pub struct World<'a> {
@@ -34,13 +34,38 @@ pub struct World<'a> {
     pub checks: &'a mut dyn Checks,
 }
 
+/// What of it is written to.
+pub struct Acting<'a> {
+    /// The durable memory.
+    pub store: &'a mut dyn Store,
+    /// What executes runs.
+    pub engine: &'a mut dyn Engine,
+}
+
+impl World<'_> {
+    fn acting(&mut self) -> Acting<'_> {
+        Acting { store: self.store, engine: self.engine }
+    }
+}
+
 /// What is remembered between passes; nothing of it is needed for a correct next one.
 #[derive(Default)]
 pub struct Memory {
     /// Since when each pipeline's digest stands still.
-    still: HashMap<PipelineId, (Digest, Timestamp)>,
+    still: HashMap<PipelineId, Still>,
     /// Leases of runs that another machine may host.
     leases: HashMap<RunName, Watch>,
+    /// What the files of the last look are.
+    files: look::KnownFiles,
+}
+
+/// What a pipeline was at the last look.
+#[derive(Clone)]
+struct Still {
+    digest: Digest,
+    /// What its cursor had accepted.
+    accepted: Option<Digest>,
+    since: Timestamp,
 }
 
 /// How a pass looks.
@@ -58,6 +83,8 @@ pub struct Scope {
     pub limits: Limits,
     /// Whether first sight of a pipeline is recorded without a run.
     pub adopt: bool,
+    /// Whether others may look at the same source, with older or newer eyes.
+    pub shared: bool,
 }
 
 impl Scope {

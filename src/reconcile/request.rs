@@ -10,8 +10,13 @@ use super::look::identity;
 use super::{Scope, World};
 use crate::plan::{Ledger, Phase, Reason, Run, Trigger, advance_schedules, record_ticks};
 use crate::spec::{Fingerprint, Pipeline, Work, hints_nearest};
-use crate::store::{Commit, FileText, RunSpec, StepState, StoreError, StoredRun};
+use crate::store::{
+    Commit, EngineName, FileText, RunSpec, StepState, Store, StoreError, StoredRun,
+};
 use crate::types::{PipelineId, RunId, Timestamp, TriggerKind};
+
+/// A write that others come before is tried anew so often.
+const TRIES: usize = 20;
 
 /// A run that a person wants now.
 pub struct Request<'a> {
@@ -63,14 +68,18 @@ pub fn request(
 ) -> Result<(StoredRun, Vec<String>), RequestError> {
     let Request { pipeline, definition, params, again, from, key, .. } = &request;
     let warnings = check_parameters(pipeline, params, request.strict)?;
-    if let Some(step) = pipeline.steps().iter().find(|s| matches!(s.work(), Work::Resource(_))) {
+    let id = identity(scope, pipeline.folder(), pipeline);
+    let named = world.source.named_files(pipeline, &definition.file, now);
+    let fingerprint = Fingerprint::new(pipeline, &named.files);
+    let pipeline = &(*pipeline).clone().with_manifests(|step, _| fingerprint.manifest(step));
+    let resource = pipeline.steps().iter().find(|step| matches!(step.work(), Work::Resource(_)));
+    if let Some(step) = resource.filter(|_| world.engine.name() != EngineName::Argo) {
         let message = format!("step `{}` is a resource, which needs the argo engine", step.name());
         return Err(refused(message));
     }
-    if let Some(lacks) = world.engine.lacks(pipeline) {
+    if let Some(lacks) = world.engine.lacks(&id, pipeline) {
         return Err(refused(lacks));
     }
-    let named = world.source.named_files(pipeline, &definition.file, now);
     let problems = crate::spec::file_problems(
         pipeline,
         &definition.file,
@@ -83,7 +92,6 @@ pub fn request(
         let (message, hint) = (problem.message.clone(), problem.hint.clone());
         return Err(RequestError::Refused { message, hint });
     }
-    let id = identity(scope, pipeline.folder(), pipeline);
     let trigger = Trigger {
         kind: TriggerKind::Manual,
         key: key.clone(),
@@ -95,7 +103,6 @@ pub fn request(
         (Some(again), Some(from)) => kept_steps(world, pipeline, again, from)?,
         _ => Vec::new(),
     };
-    let fingerprint = Fingerprint::new(pipeline, &named.files);
     let because = match (again, from) {
         (Some(again), Some(from)) => format!("retry of {} from step `{from}`", again.run.name),
         (Some(again), None) => format!("retry of {}", again.run.name),
@@ -129,7 +136,11 @@ pub fn request(
     Ok((stored, warnings))
 }
 
-fn check_parameters(
+/// What a person should read of the parameters that are given.
+///
+/// # Errors
+/// One is refused.
+pub fn check_parameters(
     pipeline: &Pipeline,
     params: &IndexMap<String, Value>,
     strict: bool,
@@ -214,14 +225,14 @@ fn kept_steps(
 /// # Errors
 /// The store.
 pub fn suspend(
-    world: &mut World<'_>,
+    store: &mut dyn Store,
     id: &PipelineId,
     definition: Option<&FileText>,
     suspended: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    loop {
-        let row = world.store.pipelines()?.into_iter().find(|row| row.id == *id);
+    for _ in 0..TRIES {
+        let row = store.pipelines()?.into_iter().find(|row| row.id == *id);
         let mut ledger = row.as_ref().map_or_else(Ledger::default, |row| row.ledger.clone());
         if ledger.suspended.is_some() == suspended.is_some() {
             return Ok(false);
@@ -239,16 +250,18 @@ pub fn suspend(
         }
         ledger.suspended = suspended;
         let known = row.as_ref().and_then(|row| row.definition.as_ref());
-        let written = world.store.commit(&Commit {
+        let written = store.commit(&Commit {
             id,
             version: row.as_ref().map(|row| row.version),
             ledger: &ledger,
             definition: known.or(definition),
             claims: Vec::new(),
+            shown: None,
         });
         match written {
             Err(StoreError::Conflict) => {}
             other => return other.map(|()| true),
         }
     }
+    Err(StoreError::Conflict)
 }

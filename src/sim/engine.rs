@@ -12,7 +12,7 @@ use crate::engine::{Engine, EngineError};
 use crate::plan::{Observed, Phase};
 use crate::spec::Pipeline;
 use crate::store::StoredRun;
-use crate::types::{RunName, Timestamp};
+use crate::types::{PipelineId, RunName, Timestamp};
 
 /// A host.
 #[derive(Clone, Debug)]
@@ -153,7 +153,7 @@ impl Engine for SimulatedEngine {
         Ok(())
     }
 
-    fn lacks(&self, _: &Pipeline) -> Option<String> {
+    fn lacks(&self, _: &PipelineId, _: &Pipeline) -> Option<String> {
         self.lacks.clone()
     }
 

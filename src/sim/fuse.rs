@@ -5,9 +5,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::plan::Run;
+use crate::plan::{Ledger, Run};
 use crate::store::{
-    Commit, Lease, RunSpec, StepState, Store, StoreError, StoredPipeline, StoredRun,
+    Commit, Lease, RunSpec, Shown, StepState, Store, StoreError, StoredPipeline, StoredRun,
 };
 use crate::types::{PipelineId, RunName};
 
@@ -120,8 +120,24 @@ impl<B: Between> Store for Layer<B> {
         self.0.store().run(name)
     }
 
+    fn announces(&self) -> bool {
+        self.0.store().announces()
+    }
+
+    fn announce(&mut self, commit: &mut Commit<'_>) -> Result<Option<Ledger>, StoreError> {
+        self.0.write("announcement", |store| store.announce(commit))
+    }
+
+    fn shows(&self, pipeline: &PipelineId, shown: &Shown) -> bool {
+        self.0.store().shows(pipeline, shown)
+    }
+
     fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
         self.0.commit(commit)
+    }
+
+    fn update_stand(&mut self, run: &Run, steps: &[&StepState]) -> Result<(), StoreError> {
+        self.0.write("update of a run", |store| store.update_stand(run, steps))
     }
 
     fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError> {

@@ -51,6 +51,7 @@ impl Simulation {
             below: String::new(),
             limits: Limits::default(),
             adopt: false,
+            shared: false,
         };
         Self {
             now,
@@ -66,6 +67,11 @@ impl Simulation {
     /// The memory of the world, past all kill points.
     pub fn store(&mut self) -> &mut dyn Store {
         self.store.as_mut()
+    }
+
+    /// Gives the world another memory, such as another process's view of the same, and takes the old one.
+    pub fn swap_store(&mut self, store: Box<dyn Store>) -> Box<dyn Store> {
+        std::mem::replace(&mut self.store, store)
     }
 
     /// Lets time pass, in seconds; less than nothing turns clocks back.
@@ -228,6 +234,7 @@ impl Simulation {
             ledger: &ledger,
             definition: row.definition.as_ref(),
             claims: Vec::new(),
+            shown: None,
         })
     }
 

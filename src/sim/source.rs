@@ -89,6 +89,11 @@ impl named::Tree for Reading<'_> {
         self.tree.keys().filter(|path| matcher.matches(path)).cloned().collect()
     }
 
+    fn content(&mut self, path: &str) -> Result<Vec<u8>, String> {
+        let file = self.tree.get(path).ok_or("it is not there")?;
+        Ok(file.0.clone().into_bytes())
+    }
+
     fn state(&mut self, path: &str, _: Timestamp) -> Found {
         if let Some(why) = self.broken.get(path) {
             return Found { written: None, state: Err(why.clone()) };
@@ -101,7 +106,13 @@ impl named::Tree for Reading<'_> {
             named::notebook_state(bytes, Some(*written))
         } else {
             let digest = Digest::of_bytes(&bytes);
-            Ok(FileState { digest, modified: Some(*written), outline: None, declared: None })
+            Ok(FileState {
+                digest,
+                modified: Some(*written),
+                outline: None,
+                declared: None,
+                manifest: None,
+            })
         };
         Found { written: Some(*written), state: state.map(|state| Some(Arc::new(state))) }
     }

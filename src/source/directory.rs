@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::inside::{is_absent, open_inside};
+use self::inside::{OUT, is_absent, open_inside};
 use self::scan::{Scan, Stamp, is_racy, seconds, stamp_of, stamps};
 pub use self::watch::Hints;
 use self::watch::Watch;
@@ -40,12 +40,14 @@ pub struct DirectorySource {
     /// Only files at or below this folder, relative to the root, are looked at.
     below: PathBuf,
     max_points: usize,
+    /// Whether each folder at the top is somebody else's: no link leads from one into another.
+    apart: bool,
     scan: Scan,
     cache: HashMap<PathBuf, (Stamp, Result<Arc<FileState>, String>)>,
     /// Pipeline files as they were last read, with the stamps of all that they name.
     files: HashMap<PathBuf, Known>,
-    /// What the file being read names.
-    reading: Vec<PathBuf>,
+    /// What the file being read names, with the stamps that hold for what was read.
+    reading: Vec<(PathBuf, Option<Stamp>)>,
     all_again: Instant,
     /// Who tells that a look is worth while.
     watch: Option<Watch>,
@@ -86,12 +88,47 @@ impl DirectorySource {
             root: root.to_owned(),
             below: below.to_owned(),
             max_points,
+            apart: false,
             scan: Scan::default(),
             cache: HashMap::new(),
             files: HashMap::new(),
             reading: Vec::new(),
             all_again: Instant::now() + ALL_AGAIN,
             watch: None,
+        }
+    }
+
+    /// The same, where each folder at the top is somebody else's.
+    #[must_use]
+    pub fn apart(mut self) -> Self {
+        self.apart = true;
+        self
+    }
+
+    /// A path below the root as a root that links may not leave, and the rest.
+    fn within<'a>(&self, relative: &'a Path) -> (PathBuf, &'a Path) {
+        let mut parts = relative.components();
+        match parts.next() {
+            Some(first) if self.apart && !parts.as_path().as_os_str().is_empty() => {
+                (self.root.join(first), parts.as_path())
+            }
+            _ => (self.root.clone(), relative),
+        }
+    }
+
+    fn open(&self, relative: &Path) -> std::io::Result<std::fs::File> {
+        let (root, rest) = self.within(relative);
+        open_inside(&root, rest)
+    }
+
+    /// Whether a folder is where it seems to be, or at least below the root that it may not leave.
+    fn stays_inside(&self, folder: &Path) -> bool {
+        let relative = folder.strip_prefix(&self.root).unwrap_or(folder);
+        let real = |path: &Path| path.canonicalize().ok();
+        match (real(&self.within(relative).0), real(folder)) {
+            (Some(root), Some(folder)) => folder.starts_with(root),
+            // What is not there leads nowhere.
+            _ => true,
         }
     }
 
@@ -113,11 +150,12 @@ impl DirectorySource {
         let shown = self.relative(path);
         let folder = path.parent().map(|folder| self.relative(folder)).unwrap_or_default();
         let mut file = PipelineFile::new(&shown, &folder);
-        self.reading = vec![path.to_owned()];
-        let opened = open_inside(&self.root, Path::new(&shown));
+        let mut stamp = None;
+        let opened = self.open(Path::new(&shown));
         let read = opened.and_then(|mut opened| {
             let metadata = opened.metadata()?;
             file.newest = newest(&metadata);
+            stamp = Some(stamp_of(&metadata));
             if !metadata.is_file() {
                 return Err(std::io::Error::other("it is not a file"));
             }
@@ -132,6 +170,7 @@ impl DirectorySource {
             }
             Ok(Some(bytes))
         });
+        self.reading = vec![(path.to_owned(), stamp)];
         let text = match read.map(|bytes| bytes.map(String::from_utf8)) {
             Ok(None) => return file,
             Ok(Some(Ok(text))) => text,
@@ -157,11 +196,12 @@ impl DirectorySource {
     /// A file's state; none where there is no such file. Also when it was last written.
     fn read_file(&mut self, relative: &str, now: Timestamp) -> Found {
         let path = self.root.join(relative);
-        self.reading.push(path.clone());
+        let at = self.reading.len();
+        self.reading.push((path.clone(), None));
         let unknown = |written, why: String| Found { written, state: Err(why) };
         let mut written = None;
         for _ in 0..READS {
-            let mut file = match open_inside(&self.root, Path::new(relative)) {
+            let mut file = match self.open(Path::new(relative)) {
                 Ok(file) => file,
                 // Only this says that it is not there; all else says that nobody can tell.
                 Err(error) if is_absent(&error) => return Found { written, state: Ok(None) },
@@ -177,6 +217,7 @@ impl DirectorySource {
                 return unknown(written, reason);
             }
             let stamp = stamp_of(&metadata);
+            self.reading[at].1 = Some(stamp);
             if let Some((known, state)) = self.cache.get(&path)
                 && *known == stamp
                 && !is_racy(&stamp, seconds())
@@ -222,9 +263,8 @@ impl DirectorySource {
             return Arc::clone(&known.file);
         }
         let file = Arc::new(self.read_pipeline_file(path, now));
-        let named = std::mem::take(&mut self.reading);
-        let paths: Vec<&Path> = named.iter().map(PathBuf::as_path).collect();
-        let stamps = named.iter().cloned().zip(stamps(&paths)).collect();
+        // The stamps of what was read: those of a moment later may be of what came after it.
+        let stamps = std::mem::take(&mut self.reading);
         let known = Known { inputs: Inputs::of(&file), file: Arc::clone(&file), stamps };
         self.files.insert(path.to_owned(), known);
         file
@@ -269,6 +309,10 @@ impl Tree for DirectorySource {
         let mut found = BTreeSet::new();
         for pattern in patterns {
             let start = self.root.join(literal_prefix(pattern));
+            if !self.stays_inside(&start) {
+                broken.push((self.relative(&start), OUT.to_owned()));
+                continue;
+            }
             let entries = walkdir::WalkDir::new(start).into_iter().filter_entry(|entry| {
                 entry.depth() == 0 || !entry.file_type().is_dir() || !is_skipped(entry.path())
             });
@@ -294,6 +338,16 @@ impl Tree for DirectorySource {
             }
         }
         found
+    }
+
+    fn content(&mut self, path: &str) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        let opened = self.open(Path::new(path));
+        let most = spec::MAX_BYTES as u64 + 1;
+        opened
+            .and_then(|file| file.take(most).read_to_end(&mut bytes))
+            .map_err(|e| e.to_string())?;
+        Ok(bytes)
     }
 
     fn state(&mut self, path: &str, now: Timestamp) -> Found {
@@ -331,7 +385,13 @@ fn read_plain(file: &mut std::fs::File, modified: Option<Timestamp>) -> Result<F
             count => hasher.update(&buffer[..count]),
         }
     }
-    Ok(FileState { digest: hasher.finish(), modified, outline: None, declared: None })
+    Ok(FileState {
+        digest: hasher.finish(),
+        modified,
+        outline: None,
+        declared: None,
+        manifest: None,
+    })
 }
 
 /// Jupyter keeps `.~NAME` beside a file while it rewrites it in place.
@@ -382,8 +442,7 @@ impl Source for DirectorySource {
                 file.documents.problems.push(Problem::of_file(&shown, message));
                 Arc::new(file)
             };
-            let inside = |real: PathBuf| real.starts_with(&self.root) && real.is_file();
-            let file = if odd && !path.canonicalize().is_ok_and(inside) {
+            let file = if odd && !(path.is_file() && self.stays_inside(&path)) {
                 let message = "it is no file, or a symbolic link out of the source";
                 refused(message, self.relative(&folder))
             } else if before.as_ref() == Some(&folder) {

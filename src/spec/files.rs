@@ -3,13 +3,16 @@
 //!
 //! Owns the words and the places. The files come from a source; nothing is read here.
 
+use serde_json::Value;
+
 use super::fingerprint::{Files, literal_prefix};
-use super::hints;
 use super::path::RelativePath;
 use super::pipeline::{Pipeline, Step, Work};
 use super::problem::{Problem, Severity};
+use super::reference::{Reference, visit_json};
 use super::shape::Report;
 use super::yaml::Place;
+use super::{hints, manifest};
 
 /// All problems of a pipeline's files. `broken` are named files that are not there or not whole,
 /// with the reason.
@@ -21,7 +24,7 @@ pub fn file_problems(
     broken: &[(String, String)],
 ) -> Vec<Problem> {
     let mut report = Report::new(file, text);
-    for step in pipeline.steps() {
+    for (at, step) in pipeline.steps().iter().enumerate() {
         let of_step = |path: &str| broken.iter().find(|(other, _)| other == path);
         if let Work::Notebook(path) = step.work()
             && let Some((path, reason)) = of_step(path.as_str())
@@ -36,9 +39,68 @@ pub fn file_problems(
             let message = format!("step `{}`: requirements {path}: {reason}", step.name());
             report.error(place(step.work_place), message);
         }
+        if let Work::Resource(resource) = step.work()
+            && let Some(path) = &resource.path
+        {
+            match of_step(path.as_str()) {
+                Some((path, reason)) => {
+                    let message = format!("step `{}`: manifest {path}: {reason}", step.name());
+                    report.error(place(step.work_place), message);
+                }
+                None if !resource.manifest.is_null() => {
+                    object(pipeline, at, (path, &resource.manifest), &mut report);
+                }
+                None => {}
+            }
+        }
         undeclared(step, files, &mut report);
     }
     report.problems
+}
+
+/// What is wrong with the object of a resource step that has a file of its own.
+fn object(
+    pipeline: &Pipeline,
+    at: usize,
+    (path, object): (&RelativePath, &Value),
+    report: &mut Report<'_>,
+) {
+    let step = &pipeline.steps()[at];
+    let mut problems = manifest::problems(object);
+    let before = pipeline.graph().ancestors(at);
+    let mut check = |reference: &Reference| {
+        let upstream = |name: &str| before.iter().any(|&one| pipeline.steps()[one].name() == name);
+        match reference {
+            Reference::Parameter(name) => {
+                let known =
+                    [pipeline.params(), step.params()].iter().any(|one| one.contains_key(name))
+                        || step.sweep().contains_key(name);
+                if !known {
+                    problems.push(format!("`{reference}`: no such parameter is declared"));
+                }
+            }
+            Reference::SweepIndex if step.sweep().is_empty() => {
+                problems.push(format!("`{reference}`: the step has no sweep"));
+            }
+            Reference::Model(_) => {
+                problems.push(format!("`{reference}` is known in a deployment's `set` only"));
+            }
+            other => {
+                if let Some(name) = other.step().filter(|name| !upstream(name)) {
+                    problems.push(format!(
+                        "`{reference}`: step `{name}` does not come before it; add `needs: {name}`"
+                    ));
+                }
+            }
+        }
+    };
+    if let Err(message) = visit_json(object, &mut check) {
+        problems.push(message);
+    }
+    for problem in problems {
+        let message = format!("step `{}`: manifest {path}: {problem}", step.name());
+        report.error(place(step.work_place), message);
+    }
 }
 
 /// A step's own parameters that its notebook does not declare.
@@ -82,10 +144,9 @@ pub fn names_file(pipeline: &Pipeline, path: &str) -> bool {
         let own = match step.work() {
             Work::Notebook(notebook) => notebook.as_str() == path,
             Work::Run { .. } => step.script_candidates().iter().any(|one| one.as_str() == path),
-            Work::Resource(resource) => resource.manifest.as_str().is_some_and(|manifest| {
-                RelativePath::resolve(pipeline.folder(), manifest)
-                    .is_ok_and(|one| one.as_str() == path)
-            }),
+            Work::Resource(resource) => {
+                resource.path.as_ref().is_some_and(|manifest| manifest.as_str() == path)
+            }
         };
         let inputs = step.inputs().iter().map(literal_prefix);
         own || step.requirements().is_some_and(|file| file.as_str() == path)

@@ -17,7 +17,7 @@ use crate::notebook::digest;
 use crate::types::{Digest, Timestamp};
 
 /// A file as a source found it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
     /// Digest of its content.
     pub digest: Digest,
@@ -27,6 +27,8 @@ pub struct FileState {
     pub outline: Option<Outline>,
     /// Of a notebook the parameters that it declares, where that can be told.
     pub declared: Option<Vec<String>>,
+    /// Of a resource step's manifest the object that it holds.
+    pub manifest: Option<Value>,
 }
 
 impl FileState {
@@ -76,6 +78,16 @@ impl Fingerprint {
         let steps = BTreeMap::new();
         let digest = Digest::of_json("jupyterflow/pipeline/v1", &json!(null));
         Self { digest, steps, outlines: BTreeMap::new() }
+    }
+
+    /// Whether any step's object has a file of its own.
+    pub fn has_manifests(&self) -> bool {
+        self.steps.values().any(|key| key.get("manifestFile").is_some())
+    }
+
+    /// The object of a resource step, where it is one of these files.
+    pub fn manifest(&self, step: &str) -> Option<&Value> {
+        self.steps.get(step)?.get("manifest").filter(|manifest| manifest.is_object())
     }
 
     /// The scripts and inputs of a step, by their paths from the pipeline file's folder.
@@ -266,9 +278,10 @@ fn step_key(pipeline: &Pipeline, step: &Step, files: &Files) -> Value {
         }
         Work::Resource(resource) => {
             put("manifest", resource.manifest.clone());
-            if let Some(path) = resource.manifest.as_str() {
-                let resolved = RelativePath::resolve(folder, path).ok();
-                put("manifestDigest", json!(resolved.and_then(|path| digest_of(path.as_str()))));
+            if let Some(path) = &resource.path {
+                put("manifestFile", json!(from_folder(folder, path.as_str())));
+                let file = files.get(path.as_str());
+                put("manifest", json!(file.and_then(|file| file.manifest.clone())));
             }
             put("success", json!(resource.success));
             put("failure", json!(resource.failure));
@@ -398,6 +411,7 @@ mod tests {
             modified: None,
             outline: None,
             declared: None,
+            manifest: None,
         }
     }
 

@@ -6,6 +6,7 @@
 mod between;
 mod command;
 mod deploy;
+mod document;
 mod files;
 pub mod fingerprint;
 mod flow;
@@ -13,6 +14,7 @@ mod graph;
 mod hints;
 mod import;
 mod keys;
+pub mod manifest;
 mod path;
 mod pipeline;
 mod problem;
@@ -26,6 +28,7 @@ mod yaml;
 
 pub use command::{Script, Variable, script_words};
 pub use deploy::{Deployment, Gate, Incumbent, Operand};
+pub use document::{document, text_of};
 pub use files::{file_problems, names_file};
 pub use fingerprint::{FileState, Fingerprint};
 pub use flow::parse as parse_flow;
@@ -39,9 +42,12 @@ pub use pipeline::{
 pub use problem::{Problem, Severity};
 pub use reference::{Field, ModelField, Reference, RunField, Template, resolve_json, visit_json};
 pub use schema::{json_schema, problem_if_huge};
-pub use sources::{FirstSight, GitSpec, LimitsSpec, NotebookSource, SourceSpec, read_sources};
+pub use sources::{
+    FirstSight, GitSpec, LimitsSpec, NotebookSource, SourceMetadata, SourceSpec, read_sources,
+};
 pub use triggers::{Check, Missed, Schedule, Stale, Triggers};
 pub use validate::{Documents, parse, points};
+pub use yaml::MAX_BYTES;
 
 /// Names that a pipeline file may have, one to a folder.
 pub const FILE_NAMES: [&str; 2] = ["jupyterflow.yaml", "jupyterflow.yml"];

@@ -2,6 +2,8 @@
 //!
 //! Owns the types and the questions that they answer. It must not read YAML.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value;
@@ -13,18 +15,18 @@ use super::path::RelativePath;
 use super::triggers::Triggers;
 use crate::types::{Period, PipelineName};
 
-/// A validated pipeline.
+/// A validated pipeline. A copy shares what is large.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     pub(super) name: PipelineName,
     pub(super) default_name: bool,
     pub(super) folder: String,
     pub(super) description: Option<String>,
-    pub(super) triggers: Triggers,
+    pub(super) triggers: Arc<Triggers>,
     pub(super) concurrency: Concurrency,
     pub(super) params: IndexMap<String, Value>,
-    pub(super) steps: Vec<Step>,
-    pub(super) graph: Graph,
+    pub(super) steps: Arc<Vec<Step>>,
+    pub(super) graph: Arc<Graph>,
     pub(super) deployments: Vec<Deployment>,
     pub(super) timeout: Option<Period>,
     pub(super) history: History,
@@ -168,7 +170,9 @@ pub enum Work {
 /// A Kubernetes object that a step creates.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
-    /// The object, or the file that holds it.
+    /// The file that holds the object; none where the pipeline's own does.
+    pub path: Option<RelativePath>,
+    /// The object; null until its file is read.
     pub manifest: Value,
     /// Condition of success.
     pub success: Option<String>,
@@ -234,6 +238,29 @@ pub struct Resources {
     pub node_selector: IndexMap<String, String>,
     /// Tolerations.
     pub tolerations: Vec<Value>,
+}
+
+impl Pipeline {
+    /// The same, with the objects of those steps whose manifests are files, by step and path.
+    #[must_use]
+    pub fn with_manifests<'a>(
+        mut self,
+        object: impl Fn(&str, &RelativePath) -> Option<&'a Value>,
+    ) -> Self {
+        let is_file = |step: &Step| matches!(&step.work, Work::Resource(one) if one.path.is_some());
+        if !self.steps.iter().any(is_file) {
+            return self;
+        }
+        for step in Arc::make_mut(&mut self.steps) {
+            if let Work::Resource(resource) = &mut step.work
+                && let Some(path) = &resource.path
+                && let Some(manifest) = object(&step.name, path)
+            {
+                resource.manifest = manifest.clone();
+            }
+        }
+        self
+    }
 }
 
 impl Step {

@@ -75,6 +75,12 @@ pub struct SourceSpec {
     /// The most runs at work.
     #[serde(default)]
     pub limits: LimitsSpec,
+    /// Images that runs may use, as patterns, of a cluster; those of the users' own servers unless given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
+    /// Kinds of objects that resource steps may make, of a cluster, as `Job.batch` or `Pod`; none unless given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<String>,
     /// Private hosts and networks that checks may ask.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_private: Vec<String>,
@@ -179,8 +185,8 @@ impl NotebookSource {
         }
     }
 
-    /// What is wrong with it.
-    fn mistakes(&self) -> Vec<String> {
+    /// What is wrong with it, in words.
+    pub fn mistakes(&self) -> Vec<String> {
         let spec = &self.spec;
         let mut found = Vec::new();
         let mut wrong = |is: bool, words: &str| {

@@ -27,6 +27,20 @@ pub struct Triggers {
     pub pull_request: bool,
 }
 
+impl Triggers {
+    /// For people: `change, 0 3 * * mon`.
+    pub fn words(&self) -> String {
+        let named = |is: bool, word: &str| is.then(|| word.to_owned());
+        let mut words: Vec<String> = named(self.change, "change").into_iter().collect();
+        words.extend(self.schedules.iter().map(|one| one.cron.line().to_owned()));
+        words.extend(named(self.stale.is_some(), "stale"));
+        words.extend(named(self.check.is_some(), "check"));
+        words.extend(named(!self.pipelines.is_empty(), "pipelines"));
+        words.extend(named(self.pull_request, "pullRequest"));
+        if words.is_empty() { "manual".into() } else { words.join(", ") }
+    }
+}
+
 /// One schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {

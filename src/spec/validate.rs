@@ -3,6 +3,8 @@
 //! Owns the rules that go beyond the shape of a key: names, paths, the graph, references, sweeps.
 //! It must not look at files: whether a notebook exists is for the source to say.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use serde_json::Value;
 
@@ -171,7 +173,7 @@ impl Reader<'_> {
             default_name: node.get("name").is_none(),
             folder: self.folder.to_owned(),
             description: text(node, "description"),
-            triggers,
+            triggers: Arc::new(triggers),
             concurrency: match node.get("concurrency").and_then(Node::text) {
                 Some("forbid") => Concurrency::Forbid,
                 Some("replace") => Concurrency::Replace,
@@ -179,8 +181,8 @@ impl Reader<'_> {
                 _ => Concurrency::Queue,
             },
             params,
-            steps: drafts.into_iter().map(|draft| draft.step).collect(),
-            graph,
+            steps: Arc::new(drafts.into_iter().map(|draft| draft.step).collect()),
+            graph: Arc::new(graph),
             deployments,
             timeout: text(node, "timeout").and_then(|text| text.parse().ok()),
             history: History { successful: kept("successful"), failed: kept("failed") },
@@ -350,13 +352,49 @@ impl Reader<'_> {
         }
         let resource = node.get("resource")?;
         let manifest = resource.get("manifest")?;
-        if manifest.text().is_some() {
-            self.path(manifest, "manifest", report)?;
+        let path = match manifest.text() {
+            Some(_) => Some(self.path(manifest, "manifest", report)?),
+            None => None,
+        };
+        if path.is_none() {
+            for problem in super::manifest::problems(&manifest.json()) {
+                report.error(manifest.place, format!("`manifest`: {problem}"));
+            }
+        }
+        for key in ["success", "failure"] {
+            if let Some(node) = resource.get(key)
+                && let Some(text) = node.text()
+                && !super::manifest::is_condition(text)
+            {
+                let message = format!("`{key}`: {text:?} is no condition that Argo could read");
+                report.error(node.place, message).hint = Some(
+                    "fields of the object and values, without references or filters: \
+                     `status.succeeded > 0`, `status.state in (FAILED, LOST)`, `status.conditions.0.status == True`"
+                        .into(),
+                );
+            }
+        }
+        let has = |key: &str| resource.get(key).is_some();
+        let kept = resource.get("keep").and_then(Node::text) == Some("always");
+        if has("failure") && !has("success") {
+            let message = "`failure` alone: Argo would take the object for done at once";
+            report.error(resource.place, message).hint = Some("say `success` too".into());
+        } else if !has("success") && !kept {
+            let message =
+                "without `success` nothing is waited for, and the object goes with its run";
+            report.warning(resource.place, message).hint =
+                Some("say `success`, or `keep: always`".into());
+        }
+        for (_, path) in resource.get("outputs").map(Node::entries).unwrap_or_default() {
+            if path.text().is_some_and(|text| text.contains("{{")) {
+                report.error(path.place, "a path into the object holds no references");
+            }
         }
         collect_references(&manifest.json(), manifest.place, "manifest", report, references);
         let outputs = resource.get("outputs").map(Node::entries).unwrap_or_default();
         Some(Work::Resource(Resource {
-            manifest: manifest.json(),
+            manifest: if path.is_none() { manifest.json() } else { Value::Null },
+            path,
             success: text(resource, "success"),
             failure: text(resource, "failure"),
             outputs: outputs

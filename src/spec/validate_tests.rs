@@ -131,3 +131,21 @@ fn a_flow_reports_at_its_place() {
     assert_eq!(documents.pipelines[0].steps().len(), 3);
     assert_eq!(documents.pipelines[0].steps()[1].needs(), ["a"]);
 }
+
+#[test]
+fn a_resource_says_what_it_lacks() {
+    check_problems(
+        "steps:\n  a:\n    resource:\n      manifest: {apiVersion: v1, metadata: {namespace: x}}\n      \
+         success: 'status.conditions.#(type==\"Done\") == True'\n      failure: \"{{ run.id }} > 0\"\n",
+        &[
+            "4:17 `manifest`: it is no Kubernetes object: `kind` is missing",
+            "4:17 `manifest`: `metadata.namespace`: objects are made in the namespace of the run; leave it out",
+            "5:16 `success`: \"status.conditions.#(type==\\\"Done\\\") == True\" is no condition that Argo could \
+             read (fields of the object and values, without references or filters: `status.succeeded > 0`, \
+             `status.state in (FAILED, LOST)`, `status.conditions.0.status == True`)",
+            "6:16 `failure`: \"{{ run.id }} > 0\" is no condition that Argo could read (fields of the object and \
+             values, without references or filters: `status.succeeded > 0`, `status.state in (FAILED, LOST)`, \
+             `status.conditions.0.status == True`)",
+        ],
+    );
+}

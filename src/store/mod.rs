@@ -11,7 +11,7 @@
 //! let mut store = SqliteStore::in_memory()?;
 //! let id = PipelineId { source: "local".into(), folder: String::new(), name: "p".parse().unwrap() };
 //! let ledger = Ledger::default();
-//! let commit = Commit { id: &id, version: None, ledger: &ledger, definition: None, claims: vec![] };
+//! let commit = Commit { id: &id, version: None, ledger: &ledger, definition: None, claims: vec![], shown: None };
 //! store.commit(&commit)?;
 //! // Whoever planned from the same version comes too late, and looks again.
 //! assert!(matches!(store.commit(&commit), Err(StoreError::Conflict)));
@@ -31,9 +31,9 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::plan::{Ledger, Run, StepRecord};
+use crate::plan::{Ledger, Reason, Run, StepRecord};
 use crate::spec::{Fingerprint, Pipeline};
-use crate::types::{PipelineId, PipelineName, RunName};
+use crate::types::{PipelineId, PipelineName, RunName, Timestamp};
 
 /// What the store knows of a pipeline.
 #[derive(Clone, Debug)]
@@ -94,6 +94,17 @@ pub struct RunSpec {
     pub handle: Option<String>,
 }
 
+impl RunSpec {
+    /// The pipeline as it was claimed; none where this version cannot read it.
+    pub fn pipeline(&self, name: &PipelineName) -> Option<Pipeline> {
+        let pipeline = self.definition.pipeline(name, self.max_points)?;
+        Some(match &self.fingerprint {
+            Some(fingerprint) => pipeline.with_manifests(|step, _| fingerprint.manifest(step)),
+            None => pipeline,
+        })
+    }
+}
+
 /// What executes runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -125,7 +136,7 @@ pub struct StoredRun {
 impl StoredRun {
     /// The pipeline as it was claimed; none where this version cannot read it.
     pub fn definition(&self) -> Option<Pipeline> {
-        self.spec.definition.pipeline(&self.pipeline.name, self.spec.max_points)
+        self.spec.pipeline(&self.pipeline.name)
     }
 
     /// Why its end is wanted, in words.
@@ -160,11 +171,38 @@ pub struct Commit<'a> {
     pub definition: Option<&'a FileText>,
     /// Runs that are claimed.
     pub claims: Vec<StoredRun>,
+    /// What people see of it.
+    pub shown: Option<Shown>,
+}
+
+/// What people see of a pipeline beside its runs, where a store shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its triggers, in words.
+    pub triggers: String,
+    /// When the next run is due, where that is known.
+    pub next_run: Option<Timestamp>,
+    /// Whether its file, and all files it names, are good.
+    pub ready: bool,
+    /// What stands in the way or is next, as one word.
+    pub reason: Reason,
+    /// The same in words, without anything that changes by itself.
+    pub message: String,
+    /// When this was seen.
+    pub at: Timestamp,
 }
 
 /// What cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// A cluster refuses, or cannot be reached.
+    #[error("failed to {what}: {message}")]
+    Cluster {
+        /// What was asked.
+        what: String,
+        /// Why not.
+        message: String,
+    },
     /// The database cannot be used.
     #[error("failed to use the state in {folder}: {message}")]
     Database {
@@ -227,6 +265,24 @@ pub trait Store {
     fn pulse(&self) -> Result<i64, StoreError>;
     /// One run with its steps.
     fn run(&self, name: &str) -> Result<Option<StoredRun>, StoreError>;
+    /// Whether records of claims stand before their cursor is written, since both cannot be written at
+    /// once: what executes them is then made in between.
+    fn announces(&self) -> bool {
+        false
+    }
+    /// Makes all that must stand before the cursor is written, and takes note of it in the commit: its
+    /// version, and of claims that somebody else announced before, what they are. Where one of these
+    /// answers another change than the cursor says, this is the cursor to write.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    fn announce(&mut self, _commit: &mut Commit<'_>) -> Result<Option<Ledger>, StoreError> {
+        Ok(None)
+    }
+    /// Whether people see this of a pipeline already.
+    fn shows(&self, _pipeline: &PipelineId, _shown: &Shown) -> bool {
+        true
+    }
     /// Writes a pipeline and its claims in one durable step.
     fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError>;
     /// Inserts a run that a person asked for, with steps whose earlier results it keeps.
@@ -239,6 +295,12 @@ pub trait Store {
     /// handle. False, and nothing written, where the run has ended, its record is gone, or another
     /// handle is kept: whoever is late begins nothing.
     fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<bool, StoreError>;
+    /// Writes where a run and its steps stand: a step's end first, so that whoever sees the run's end sees
+    /// all of it.
+    fn update_stand(&mut self, run: &Run, steps: &[&StepState]) -> Result<(), StoreError> {
+        self.update_steps(&run.name, steps)?;
+        self.update_run(run)
+    }
     /// The steps of a run.
     fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError>;
     /// Writes steps of a run.

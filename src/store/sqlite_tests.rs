@@ -63,6 +63,7 @@ fn a_claim_and_its_cursor_are_one_write_against_a_version() {
         ledger: &ledger,
         definition: None,
         claims: vec![stored(key)],
+        shown: None,
     };
     one.commit(&write(None, "a")).unwrap();
     assert!(matches!(two.commit(&write(None, "b")), Err(StoreError::Conflict)));

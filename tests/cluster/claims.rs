@@ -13,10 +13,6 @@ steps:
       until [ -e go ]; do sleep 0.1; done
 ";
 
-fn began(user: &User) -> usize {
-    std::fs::read_to_string(user.path("p/witness")).unwrap_or_default().lines().count()
-}
-
 #[test]
 fn a_run_goes_on_without_whoever_followed_it() {
     let user = User::new("left");
@@ -36,7 +32,7 @@ fn a_run_goes_on_without_whoever_followed_it() {
     user.write("p/go", "");
     assert_eq!(second.end(), 0, "{}", second.log());
     assert_eq!(shown()["phase"], "Succeeded");
-    assert_eq!(began(&user), 2);
+    assert_eq!(user.began("p"), 2);
 }
 
 #[test]
@@ -64,7 +60,7 @@ fn a_lost_pod_is_an_interruption_and_no_failure() {
     user.wait_for_file("p/witness");
     let pods = ["delete", "pod", "-l", "jupyterflow.io/run", "--grace-period=0", "--force"];
     user.kubectl(&pods).expect(0);
-    wait_for("the second attempt", || began(&user) == 2);
+    wait_for("the second attempt", || user.began("p") == 2);
     user.write("p/go", "");
     assert_eq!(run.end(), 0, "{}", run.log());
     let status = user.types("p", "jupyterflow status --output json").json();
@@ -80,7 +76,7 @@ fn a_node_that_is_drained_takes_no_step_with_it() {
     user.wait_for_file("p/witness");
     // What an eviction does: a signal, and time to end.
     user.kubectl(&["delete", "pod", "-l", "jupyterflow.io/run", "--grace-period=20"]).expect(0);
-    wait_for("the second attempt", || began(&user) == 2);
+    wait_for("the second attempt", || user.began("p") == 2);
     user.write("p/go", "");
     assert_eq!(run.end(), 0, "{}", run.log());
 }
@@ -97,7 +93,7 @@ fn a_deleted_workflow_is_not_run_again() {
     assert!(run.log().contains("nobody saw its end"), "{}", run.log());
     user.write("p/go", "");
     user.types("p", "jupyterflow run").expect(0);
-    assert_eq!((user.workflows().len(), began(&user)), (1, 2));
+    assert_eq!((user.workflows().len(), user.began("p")), (1, 2));
 }
 
 /// Killed at any moment between the request and the release: whoever goes on finishes the claim, once.
@@ -114,5 +110,5 @@ fn a_claim_that_was_killed_is_finished_once() {
     let list = user.types("p", "jupyterflow status --output json").json();
     let runs = list["runs"].as_array().unwrap();
     assert!(runs.iter().all(|run| run["phase"] == "Succeeded"), "{list}");
-    assert_eq!((runs.len(), user.workflows().len()), (began(&user), began(&user)));
+    assert_eq!((runs.len(), user.workflows().len()), (user.began("p"), user.began("p")));
 }

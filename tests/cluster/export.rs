@@ -51,6 +51,8 @@ fn workflows_are_valid_for_each_version_of_argo() {
         exported("forecast", &["--pipeline", "forecast"]),
         exported("warehouse", &[]),
         exported("churn", &[]),
+        exported("kubernetes/experiment", &[]),
+        exported("kubernetes/pytorchjob", &[]),
     ];
     // 4.1 is served by no registry that is known to be open here; 4.0 has the same fields.
     for version in ["v3.6.12", "v3.7.18", "v4.0.5"] {

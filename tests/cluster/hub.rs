@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::support::{Ended, Running, has, wait_for};
-use crate::user::{TOKEN, User, apply, kubectl};
+use crate::user::{TOKEN, User, apply, controller, kubectl};
 
 /// The bridge of the cluster, where pods reach the hub.
 const BRIDGE: &str = "10.88.77.1";
@@ -91,11 +91,8 @@ impl Hub {
         });
         let mut found = String::new();
         wait_for(&format!("the pod of {user}"), || {
-            let args = ["-n", &self.namespace, "get", "pods", "-o", "json"];
-            let pods = Ended::from(kubectl(&args).output().unwrap()).json();
-            let own = pods["items"]
-                .as_array()
-                .unwrap()
+            let pods = self.objects("pods");
+            let own = pods
                 .iter()
                 .find(|pod| pod["metadata"]["annotations"]["hub.jupyter.org/username"] == user);
             found =
@@ -109,6 +106,13 @@ impl Hub {
         let line = format!("cd /home/jovyan && PATH=/home/jovyan/bin:$PATH && {line}");
         let args = ["-n", &self.namespace, "exec", pod, "-c", "notebook", "--", "sh", "-c", &line];
         kubectl(&args).output().unwrap().into()
+    }
+
+    /// The objects of a kind, in the hub's namespace.
+    fn objects(&self, kind: &str) -> Vec<Value> {
+        let args = ["-n", &self.namespace, "get", kind, "-o", "json"];
+        let list = Ended::from(kubectl(&args).output().unwrap()).json();
+        list["items"].as_array().unwrap().clone()
     }
 
     /// The hub ends, and its proxy with it; servers stay.
@@ -168,6 +172,9 @@ c.KubeSpawner.volumes = [{{"name": "home", "persistentVolumeClaim": {{"claimName
 c.KubeSpawner.volume_mounts = [{{"name": "home", "mountPath": "/home/jovyan"}}]
 c.KubeSpawner.environment = {{"JUPYTERFLOW_IMAGE": "docker.io/local/jupyterflow:1", "SECRET_OF_THE_HUB": "{TOKEN}"}}
 c.KubeSpawner.mem_limit = "2G"
+# A machine that is busy takes its time.
+c.KubeSpawner.start_timeout = 600
+c.KubeSpawner.http_timeout = 600
 "#,
         chp = chp.display()
     )
@@ -200,17 +207,31 @@ fn a_user_of_a_hub_types_what_jupyterflow_promised() {
 }
 
 #[test]
-fn a_run_outlives_the_server_and_the_hub() {
+fn runs_outlive_the_server_and_the_hub() {
     // The older scheme of names, with `-2d` for a hyphen.
     let Some(mut hub) = Hub::new("gone", "escape") else { return };
+    User::define();
+    let lease = ["-n", &hub.namespace, "--lease-namespace", &hub.namespace];
+    let _controller = controller(&lease, hub.homes.path(), None, None);
     let user = "ann-b.c@example.org";
     let pod = hub.log_in(user);
+    let token = hub.types(&pod, "printf %s \"$JUPYTERHUB_API_TOKEN\"").expect(0).stdout;
+    let server = hub.objects("pods").into_iter().find(|one| one["metadata"]["name"] == *pod);
+    let server = server.unwrap()["spec"].clone();
     let flow = "sh -c 'touch began; until [ -e go ]; do sleep 0.1; done; touch done'";
     let line = format!(
         "printf '%s\\n' \"flow: \\\"{flow}\\\"\" >jupyterflow.yaml && jupyterflow run --detach"
     );
     hub.types(&pod, &line).expect(0);
     wait_for("the step", || hub.has_file("began"));
+    wait_for("the environment to be kept", || !hub.objects("notebookenvironments").is_empty());
+    // A home that no controller mounts: what is to run is published from the server.
+    let yaml = "{triggers: {schedule: \"* * * * *\"}, steps: {look: {run: \"id -u >new; env >>new; mv new seen\"}}}";
+    let line = format!(
+        "mkdir -p nightly && printf %s '{yaml}' >nightly/jupyterflow.yaml && cd nightly && \
+         jupyterflow up --engine argo --once"
+    );
+    hub.types(&pod, &line).expect(0).says("published nightly");
     hub.ask("DELETE", &format!("/users/{user}/server"));
     let args = ["-n", &hub.namespace, "get", "pod", &pod, "-o", "name"];
     wait_for("the end of the server", || !kubectl(&args).output().unwrap().status.success());
@@ -219,4 +240,44 @@ fn a_run_outlives_the_server_and_the_hub() {
         std::fs::write(hub.homes.path().join(format!("{number}/go")), "").unwrap();
     }
     wait_for("the end of the step", || hub.has_file("done"));
+    let mut found = Value::Null;
+    wait_for("a tick", || {
+        let runs = hub.objects("notebookruns");
+        let ended = runs.into_iter().find(|run| run["status"]["phase"] == "Succeeded");
+        found = ended.unwrap_or_default();
+        !found.is_null()
+    });
+    assert_eq!(found["spec"]["trigger"]["kind"], "schedule", "{found}");
+    let seen = (0..3)
+        .find_map(|number| {
+            let path = hub.homes.path().join(format!("{number}/nightly/seen"));
+            std::fs::read_to_string(path).ok()
+        })
+        .unwrap();
+    assert!(seen.starts_with("1000\n"), "{seen}");
+    assert!(seen.contains(&format!("JUPYTERHUB_USER={user}\n")), "{seen}");
+    // Its pod is the server's: image, limits, uid and volumes.
+    let pods = hub.objects("pods");
+    let name = &found["metadata"]["name"];
+    let of_run = |pod: &&Value| pod["metadata"]["labels"]["jupyterflow.io/run"] == *name;
+    let step = &pods.iter().find(of_run).unwrap()["spec"];
+    let main = step["containers"].as_array().unwrap().iter().find(|one| one["name"] == "main");
+    let (main, own) = (main.unwrap(), &server["containers"][0]);
+    assert_eq!(main["image"], own["image"]);
+    assert_eq!(main["resources"]["limits"]["memory"], own["resources"]["limits"]["memory"]);
+    assert_eq!(step["securityContext"]["fsGroup"], server["securityContext"]["fsGroup"]);
+    let claim = |spec: &Value| {
+        let volumes = spec["volumes"].as_array().unwrap().iter();
+        let claims = volumes.filter_map(|one| one["persistentVolumeClaim"]["claimName"].as_str());
+        claims.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(claim(step), claim(&server));
+    // Its tokens are in nothing that is kept or made of it.
+    let kinds = ["notebookenvironments", "notebookpipelines", "notebookruns", "workflows"];
+    for kind in kinds {
+        let objects = Value::from(hub.objects(kind)).to_string();
+        assert!(objects.contains(&hub.namespace), "{kind}");
+        assert!(!objects.contains(&token) && !objects.contains(TOKEN), "{kind}");
+    }
+    assert!(!seen.contains(&token) && !seen.contains(TOKEN) && token.len() > 20, "{seen}");
 }

@@ -9,10 +9,22 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod alone;
 mod claims;
+mod clocks;
+mod controller;
 mod engines;
 mod export;
+mod faults;
+mod git;
 mod hub;
+mod objects;
+mod packaging;
+mod people;
+mod proxy;
+#[path = "../it/repository.rs"]
+#[expect(dead_code, reason = "shared with the tests of one machine")]
+mod repository;
 mod resources;
 #[path = "../it/support.rs"]
 #[expect(dead_code, reason = "shared with the tests of one machine")]

@@ -1,28 +1,18 @@
 //! Custom resources on a real API server: what it takes, what it refuses and why, and what people see.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
 use crate::support::Ended;
-use crate::user::{apply, fed, kubectl};
+use crate::user::{User, apply, fed, kubectl};
 
 /// A namespace on a cluster that knows the custom resources.
 struct Namespace(String);
 
 impl Namespace {
     fn new(test: &str) -> Self {
-        let mut generate = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
-        let printed = generate.args(["generate", "manifests"]).output().unwrap();
-        let manifests = String::from_utf8(printed.stdout).unwrap();
-        let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-        fed(&args, &manifests).expect(0);
-        let wait = ["wait", "crd", "--for=condition=Established", "--timeout=60s"];
-        let names =
-            ["notebooksources", "clusternotebooksources", "notebookpipelines", "notebookruns"];
-        let names = names.map(|name| format!("{name}.jupyterflow.io"));
-        let args: Vec<&str> = wait.into_iter().chain(names.iter().map(String::as_str)).collect();
-        Ended::from(kubectl(&args).output().unwrap()).expect(0);
+        User::define();
         let name = format!("{test}-{}", std::process::id());
         apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})]);
         Self(name)

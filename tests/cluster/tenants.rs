@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::wait_for;
 use crate::user::{Shape, TOKEN, User};
 
 #[test]
@@ -34,6 +35,7 @@ fn the_restricted_standard_of_pod_security_passes() {
             "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
         }),
         kubeflow: false,
+        within: None,
     };
     let user = User::of("restricted", &restricted);
     user.write("p/hello.py", "print('hello')\n");
@@ -50,6 +52,19 @@ fn a_notebook_of_kubeflow_works_alike() {
     let said = std::fs::read_to_string(user.path("p/prefix")).unwrap();
     assert_eq!(said, format!("/notebook/{}/lab\n", user.namespace));
     user.types("p", "jupyterflow doctor").expect(0).says("may create Workflows");
+    // A controller keeps its environment too, for when the server is gone.
+    User::define();
+    let controller = user.controller(&user.namespace, None);
+    wait_for("the environment to be kept", || {
+        user.objects("notebookenvironments").keys().any(|name| name.starts_with("lab-"))
+    });
+    user.kubectl(&["delete", "pod", "lab-0", "--now"]).expect(0);
+    user.write("q/jupyterflow.yaml", "steps: {a: {run: 'echo \"$NB_PREFIX\" >prefix'}}\n");
+    user.source();
+    user.wait_for_run("q", "change", "Succeeded");
+    let said = std::fs::read_to_string(user.path("q/prefix")).unwrap();
+    assert_eq!(said, format!("/notebook/{}/lab\n", user.namespace));
+    drop(controller);
 }
 
 #[test]
@@ -59,5 +74,5 @@ fn what_cannot_run_on_a_cluster_says_why() {
     let line = "mkdir -p /tmp/p && cp jupyterflow.yaml /tmp/p && cd /tmp/p && jupyterflow run --engine argo";
     user.types("p", line).expect(2).says("lies on no volume").says("/home/jovyan");
     user.types("p", "JUPYTERHUB_USER=bob jupyterflow run --engine argo").expect(4).says("\"bob\"");
-    user.types("p", "jupyterflow up --engine argo --once").expect(2).says("local engine only");
+    user.types("p", "jupyterflow up --engine argo -j 2").expect(2).says("are for the local engine");
 }

@@ -1,13 +1,15 @@
 //! A user of a hub: a namespace, a home on a claim, and a Jupyter pod of KubeSpawner's shape.
 
-use std::collections::BTreeMap;
-use std::io::Write;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::support::{Ended, Running, wait_for};
+use crate::support::{Ended, Running, comes_true, wait_for};
 
 /// A token that must be in no object, log or notebook.
 pub const TOKEN: &str = "geheim-0123456789";
@@ -16,9 +18,11 @@ pub struct User {
     pub namespace: String,
     pod: &'static str,
     home: tempfile::TempDir,
+    logs: tempfile::TempDir,
 }
 
-fn cache() -> PathBuf {
+/// Where the cluster of the tests and its programs are.
+pub fn cache() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     std::env::var_os("CLUSTER_CACHE").map_or(root.join(".venv/cluster"), PathBuf::from)
 }
@@ -28,7 +32,14 @@ pub fn kubectl(args: &[&str]) -> Command {
     assert!(std::env::var_os("KUBECONFIG").is_some(), "start it by tests/cluster/with");
     let mut command = Command::new("timeout");
     // Nothing here takes so long: what hangs is a failure that says what it was.
-    command.arg("240").arg(cache().join("bin/kubectl")).args(args).stdin(Stdio::null());
+    command.arg("1800").arg(cache().join("bin/kubectl")).args(args).stdin(Stdio::null());
+    command
+}
+
+/// `kubectl`, which serves until it is killed.
+pub fn kubectl_for_long(args: &[&str]) -> Command {
+    let mut command = Command::new(cache().join("bin/kubectl"));
+    command.args(args).stdin(Stdio::null());
     command
 }
 
@@ -48,6 +59,32 @@ pub fn apply(objects: &[Value]) {
     fed(&["apply", "-f", "-"], &list.to_string()).expect(0);
 }
 
+/// A controller, with its log and its cache in a folder.
+pub fn controller(
+    args: &[&str],
+    logs: &Path,
+    config: Option<&Path>,
+    wrong: Option<&str>,
+) -> Running {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
+    if let Some(by) = wrong {
+        // The program that would set this lives on as its parent, and is no use to be killed.
+        let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");
+        assert!(library.exists(), "tests/cluster/build installs it");
+        command.env("LD_PRELOAD", library).env("FAKETIME", by);
+        // Of a clock that is wrong nothing runs faster or slower.
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    }
+    let cache = tempfile::Builder::new().prefix("cache-").tempdir_in(logs);
+    command.arg("controller").args(args).arg("--cache").arg(cache.unwrap().keep());
+    command.env("JUPYTERFLOW_IMAGE", "docker.io/local/jupyterflow:1");
+    if let Some(config) = config {
+        command.env("KUBECONFIG", config);
+    }
+    let log = tempfile::Builder::new().prefix("controller-").tempfile_in(logs);
+    Running::of(command, log.unwrap().into_temp_path().keep().unwrap())
+}
+
 /// A user's pod.
 pub struct Shape<'a> {
     /// The hub's name of the user.
@@ -60,6 +97,8 @@ pub struct Shape<'a> {
     pub container_security: Value,
     /// Whether it is a pod of Kubeflow's notebook controller, of no hub.
     pub kubeflow: bool,
+    /// The folder in which the home has the user's name; one of its own unless given.
+    pub within: Option<&'a Path>,
 }
 
 impl Default for Shape<'_> {
@@ -70,6 +109,7 @@ impl Default for Shape<'_> {
             security: json!({"fsGroup": 100, "runAsUser": 1000}),
             container_security: json!({"allowPrivilegeEscalation": false}),
             kubeflow: false,
+            within: None,
         }
     }
 }
@@ -81,10 +121,17 @@ impl User {
 
     pub fn of(test: &str, shape: &Shape<'_>) -> Self {
         let namespace = format!("{test}-{}", std::process::id());
-        let home = tempfile::Builder::new().prefix("jf-home-").tempdir().unwrap();
+        let home = match shape.within {
+            None => tempfile::Builder::new().prefix("jf-home-").tempdir(),
+            Some(homes) => {
+                tempfile::Builder::new().prefix(shape.name).rand_bytes(0).tempdir_in(homes)
+            }
+        };
+        let home = home.unwrap();
         Self::furnish(home.path());
         let pod = if shape.kubeflow { "lab-0" } else { "jupyter-ann" };
-        let user = Self { namespace, pod, home };
+        let logs = tempfile::Builder::new().prefix("jf-logs-").tempdir().unwrap();
+        let user = Self { namespace, pod, home, logs };
         user.make(shape);
         user
     }
@@ -162,7 +209,7 @@ impl User {
         ]);
         let ready = "--for=condition=Ready";
         let pod = format!("pod/{}", self.pod);
-        let args = ["-n", namespace, "wait", &pod, ready, "--timeout=60s"];
+        let args = ["-n", namespace, "wait", &pod, ready, "--timeout=600s"];
         Ended::from(kubectl(&args).output().unwrap()).expect(0);
     }
 
@@ -174,16 +221,130 @@ impl User {
         fed(&["apply", "-f", "-"], &printed).expect(0);
     }
 
+    /// What `generate rbac` prints for resource steps that make something, and nothing more.
+    pub fn may_make(&self, resource: &str) {
+        let mut generate = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
+        generate.args(["generate", "rbac", "-n", &self.namespace, "--service-account", "jupyter"]);
+        generate.args(["--resource", resource]);
+        let printed = Ended::from(generate.output().unwrap()).expect(0).stdout;
+        fed(&["apply", "-f", "-"], &printed).expect(0);
+    }
+
+    /// The custom resources of this version.
+    pub fn define() {
+        static DEFINED: std::sync::Once = std::sync::Once::new();
+        DEFINED.call_once(|| {
+            let mut generate = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
+            let printed =
+                generate.args(["generate", "manifests", "--only", "crds"]).output().unwrap();
+            let manifests = String::from_utf8(printed.stdout).unwrap();
+            let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+            fed(&args, &manifests).expect(0);
+            let wait = ["wait", "crd", "--for=condition=Established", "--timeout=600s"];
+            let names = ["sources", "pipelines", "runs", "environments"];
+            let names = names.map(|name| format!("notebook{name}"));
+            let names = names
+                .into_iter()
+                .chain(["clusternotebooksources".to_owned()])
+                .map(|name| format!("{name}.jupyterflow.io"));
+            let names: Vec<String> = names.collect();
+            let args: Vec<&str> =
+                wait.into_iter().chain(names.iter().map(String::as_str)).collect();
+            Ended::from(kubectl(&args).output().unwrap()).expect(0);
+        });
+    }
+
+    /// A source over the whole home.
+    pub fn source(&self) {
+        self.source_of(&json!({"settle": "0s", "poll": "1s"}));
+    }
+
+    /// A source over the whole home, with more of its spec.
+    pub fn source_of(&self, more: &Value) {
+        Self::define();
+        let mut spec = json!({"directory": {"path": self.home.path(), "claim": "claim-ann"}});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        apply(&[json!({
+            "apiVersion": "jupyterflow.io/v1alpha1", "kind": "NotebookSource",
+            "metadata": {"name": "home", "namespace": self.namespace}, "spec": spec,
+        })]);
+    }
+
+    /// A controller of the user's namespace alone; several with leases of different namespaces work at
+    /// once.
+    pub fn controller(&self, lease: &str, config: Option<&Path>) -> Running {
+        self.start(&["-n", &self.namespace, "--lease-namespace", lease], config, None)
+    }
+
+    /// The same, with a clock that is wrong by so much, such as `+3h`.
+    pub fn controller_whose_clock_is_wrong(&self, lease: &str, by: &str) -> Running {
+        self.start(&["-n", &self.namespace, "--lease-namespace", lease], None, Some(by))
+    }
+
+    /// A controller of all namespaces.
+    pub fn controller_of_all(&self) -> Running {
+        self.start(&["--lease-namespace", &self.namespace], None, None)
+    }
+
+    fn start(&self, args: &[&str], config: Option<&Path>, wrong: Option<&str>) -> Running {
+        controller(args, self.logs.path(), config, wrong)
+    }
+
+    /// The custom resources of a kind, by name.
+    pub fn objects(&self, kind: &str) -> BTreeMap<String, Value> {
+        // A server that was away may refuse the first questions.
+        let mut list = Value::Null;
+        wait_for(&format!("the {kind}"), || {
+            let asked = self.kubectl(&["get", kind, "-o", "json"]);
+            if asked.code == 0 {
+                list = asked.json();
+            }
+            asked.code == 0
+        });
+        let items = list["items"].as_array().unwrap().iter();
+        items
+            .map(|one| (one["metadata"]["name"].as_str().unwrap().to_owned(), one.clone()))
+            .collect()
+    }
+
+    /// Waits until a run of a trigger stands as wanted, and gives its record. A tick may be a minute away, and
+    /// many pods at once take their time.
+    #[track_caller]
+    pub fn wait_for_run(&self, pipeline: &str, trigger: &str, phase: &str) -> Value {
+        let mut runs = BTreeMap::new();
+        let mut found = None;
+        // Each look is a process beside those that are looked at.
+        comes_true(300, || {
+            runs = self.objects("notebookruns");
+            let fits = |run: &&Value| {
+                run["metadata"]["labels"]["jupyterflow.io/pipeline"] == pipeline
+                    && run["spec"]["trigger"]["kind"] == trigger
+                    && run["status"]["phase"] == phase
+            };
+            found = runs.values().find(fits).cloned();
+            found.is_some()
+        });
+        if let Some(found) = found {
+            return found;
+        }
+        let known: Vec<_> = runs
+            .into_values()
+            .filter(|run| run["metadata"]["labels"]["jupyterflow.io/pipeline"] == pipeline)
+            .map(|run| {
+                let name = run["metadata"]["name"].as_str().unwrap().to_owned();
+                let workflow = self.workflows().remove(&name).unwrap_or_default();
+                format!("{run}\nWorkflow: {} {}", workflow["spec"]["suspend"], workflow["status"])
+            })
+            .collect();
+        let known = known.join("\n");
+        panic!("waited in vain for a run of {pipeline} by {trigger} to be {phase}: {known}");
+    }
+
     /// Puts the program into a home.
     pub fn furnish(home: &Path) {
         std::fs::create_dir_all(home.join("bin")).unwrap();
         std::fs::copy(cache().join("jupyterflow"), home.join("bin/jupyterflow")).unwrap();
         Self::give(home);
-    }
-
-    /// All of the home is the user's.
-    fn give_home(&self) {
-        Self::give(self.home.path());
     }
 
     fn give(home: &Path) {
@@ -198,16 +359,37 @@ impl User {
 
     pub fn write(&self, path: &str, text: &str) {
         let full = self.path(path);
+        // Not all of the home: pods make and rename files in it meanwhile.
+        let made = full.ancestors().take_while(|one| !one.exists()).last().unwrap_or(&full);
+        let made = made.to_owned();
         std::fs::create_dir_all(full.parent().unwrap()).unwrap();
         std::fs::write(full, text).unwrap();
-        self.give_home();
+        Self::give(&made);
+    }
+
+    /// How often the step of a folder began, by the lines that it left.
+    pub fn began(&self, folder: &str) -> usize {
+        let witness = self.path(&format!("{folder}/witness"));
+        std::fs::read_to_string(witness).unwrap_or_default().lines().count()
+    }
+
+    /// Waits until whoever works now made a whole pass: it knows a pipeline that was not there before.
+    pub fn wait_for_pass(&self, name: &str) {
+        let yaml = format!("name: {name}\ntriggers: []\nsteps: {{a: {{run: x}}}}\n");
+        self.write(&format!("{name}/jupyterflow.yaml"), &yaml);
+        wait_for(&format!("a pass that sees {name}"), || {
+            let known = self.objects("notebookpipelines");
+            known.values().any(|one| {
+                one["spec"]["name"] == *name && one["status"]["conditions"][0]["status"] == "True"
+            })
+        });
     }
 
     /// Copies a folder of this machine into the home.
     pub fn copy(&self, from: &Path, to: &str) {
         let copied = Command::new("cp").arg("-r").arg(from).arg(self.path(to)).status().unwrap();
         assert!(copied.success());
-        self.give_home();
+        Self::give(&self.path(to));
     }
 
     fn typed(&self, folder: &str, line: &str) -> Vec<String> {
@@ -240,11 +422,7 @@ impl User {
 
     /// The Workflows, by name.
     pub fn workflows(&self) -> BTreeMap<String, Value> {
-        let list = self.kubectl(&["get", "workflows", "-o", "json"]).json();
-        let items = list["items"].as_array().unwrap().iter();
-        items
-            .map(|one| (one["metadata"]["name"].as_str().unwrap().to_owned(), one.clone()))
-            .collect()
+        self.objects("workflows")
     }
 
     /// Waits until a file of the home is there.
@@ -252,6 +430,62 @@ impl User {
     pub fn wait_for_file(&self, path: &str) {
         let path = self.path(path);
         wait_for(&format!("{}", path.display()), || path.exists());
+    }
+}
+
+/// The Workflows of a namespace that were ever released, by name and uid: a watch that begins anew where it ends.
+pub struct Released {
+    seen: Arc<Mutex<BTreeSet<(String, String)>>>,
+    over: Arc<AtomicBool>,
+}
+
+impl Released {
+    pub fn of(user: &User) -> Self {
+        let (seen, over) = (Arc::<Mutex<BTreeSet<_>>>::default(), Arc::<AtomicBool>::default());
+        let (told, ends, namespace) =
+            (Arc::clone(&seen), Arc::clone(&over), user.namespace.clone());
+        std::thread::spawn(move || {
+            let columns = "custom-columns=N:.metadata.name,U:.metadata.uid,S:.spec.suspend";
+            let args =
+                ["-n", &namespace, "get", "workflows", "--watch", "--no-headers", "-o", columns];
+            while !ends.load(Ordering::Relaxed) {
+                let mut watch = kubectl_for_long(&args);
+                let Ok(mut watch) = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+                else {
+                    return;
+                };
+                let lines = std::io::BufReader::new(watch.stdout.take().unwrap()).lines();
+                for line in lines.map_while(Result::ok) {
+                    let words: Vec<&str> = line.split_whitespace().collect();
+                    if let [name, uid, suspended] = words[..]
+                        && suspended != "true"
+                    {
+                        told.lock().unwrap().insert((name.to_owned(), uid.to_owned()));
+                    }
+                    if ends.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+                let _ = watch.kill();
+                let _ = watch.wait();
+            }
+        });
+        Self { seen, over }
+    }
+
+    /// How many were released; each name once.
+    #[track_caller]
+    pub fn count_each_once(&self) -> usize {
+        let seen = self.seen.lock().unwrap();
+        let names: BTreeSet<&String> = seen.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), seen.len(), "{seen:?}");
+        names.len()
+    }
+}
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 }
 

@@ -90,7 +90,7 @@ fn exit_codes_are_those_of_the_documentation() {
     place.run(&["up", "--once"]).expect(2).says("good");
     assert_eq!(place.runs()[0]["phase"], "Succeeded");
     place.run(&["plan", "--check"]).expect(2);
-    place.run(&["up", "--engine", "argo"]).expect(2).says("local engine only");
+    place.run(&["up", "--engine", "argo"]).expect(2).says("a Jupyter server's home");
     place.run(&["up", "git://git.example/x.git"]).expect(2).says("only https, http, ssh and file");
     place.run(&["up", "--config", "x"]).expect(2).says("failed to read x");
     place.write("sources.yaml", "kind: Pod").run(&["up", "--config", "sources.yaml"]).expect(2);
@@ -335,10 +335,20 @@ fn the_originals_documented_commands_run() {
 #[test]
 fn the_committed_manifests_are_those_that_are_generated() {
     let place = Place::new();
-    let printed = place.run(&["generate", "manifests"]).expect(0).stdout;
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/crds.yaml");
-    let committed = std::fs::read_to_string(path).unwrap();
-    let (comment, committed) = committed.split_once('\n').unwrap();
-    assert!(comment.starts_with("# "));
-    assert!(committed == printed, "write it anew: (head -1 {path}; generate manifests)");
+    for part in ["crds", "controller"] {
+        let printed = place.run(&["generate", "manifests", "--only", part]).expect(0).stdout;
+        let path = format!("{}/manifests/{part}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let committed = std::fs::read_to_string(&path).unwrap();
+        let (comment, committed) = committed.split_once('\n').unwrap();
+        assert!(comment.starts_with("# "));
+        let how = format!("(head -1 {path}; generate manifests --only {part})");
+        assert!(committed == printed, "write it anew: {how}");
+    }
+    place.run(&["generate", "manifests", "--chart", "chart"]).expect(0);
+    for file in ["Chart.yaml", "values.yaml", "templates/controller.yaml", "crds/crds.yaml"] {
+        let committed = format!("{}/manifests/chart/{file}", env!("CARGO_MANIFEST_DIR"));
+        let committed = std::fs::read_to_string(committed).unwrap();
+        let made = place.read(&format!("chart/{file}"));
+        assert!(committed == made, "{file}: generate manifests --chart manifests/chart");
+    }
 }

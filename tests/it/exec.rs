@@ -93,8 +93,8 @@ fn an_allowed_exception_is_a_success() {
 #[test]
 fn a_cell_that_takes_too_long_is_interrupted() {
     let cells = ["print('before', flush=True)\nimport time; time.sleep(60)", "2"];
-    let (ended, notebook) = exec(&cells, &["--execution-timeout", "1"]);
-    ended.expect(1).says("cell 1 took longer than 1 s");
+    let (ended, notebook) = exec(&cells, &["--execution-timeout", "10"]);
+    ended.expect(1).says("cell 1 took longer than 10 s");
     assert!(text_of(&notebook, 0).contains("before"));
     assert_eq!(statuses(&notebook), ["failed", "pending"]);
 }
@@ -103,7 +103,7 @@ fn a_cell_that_takes_too_long_is_interrupted() {
 fn a_cell_that_ignores_interrupts_is_ended_all_the_same() {
     let stubborn = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n\
                     print('deaf', flush=True)\nwhile True: time.sleep(1)";
-    let (ended, notebook) = exec(&[stubborn, "2"], &["--execution-timeout", "1"]);
+    let (ended, notebook) = exec(&[stubborn, "2"], &["--execution-timeout", "10"]);
     ended.expect(1).says("took longer");
     assert!(text_of(&notebook, 0).contains("deaf"));
 }
@@ -113,15 +113,15 @@ fn a_kernel_that_dies_fails_with_a_word() {
     // What was printed is on its way in a thread of the kernel, which dies with it: it gets a moment.
     for (source, words) in [
         (
-            "import os, time; print('last words', flush=True); time.sleep(0.3); os._exit(3)",
+            "import os, time; print('last words', flush=True); time.sleep(2); os._exit(3)",
             "exited with code 3",
         ),
         (
-            "import os, time; print('last words', flush=True); time.sleep(0.3); os.kill(os.getpid(), 9)",
+            "import os, time; print('last words', flush=True); time.sleep(2); os.kill(os.getpid(), 9)",
             "out of memory",
         ),
         (
-            "import os, time; print('last words', flush=True); time.sleep(0.3); os.kill(os.getpid(), 11)",
+            "import os, time; print('last words', flush=True); time.sleep(2); os.kill(os.getpid(), 11)",
             "signal 11",
         ),
     ] {

@@ -153,8 +153,8 @@ fn a_server_that_is_away_takes_nothing_away() {
     git.mode("hang");
     let asked = git.asked();
     wait_for("a question that hangs", || git.asked() > asked);
-    git.place.write("folder/jupyterflow.yaml", "name: folder\nsteps: {a: {run: 'echo new'}}");
     let runs = git.place.runs().len();
+    git.place.write("folder/jupyterflow.yaml", "name: folder\nsteps: {a: {run: 'echo new'}}");
     wait_for("the other source to go on", || git.place.runs().len() > runs);
     up.signal(rustix::process::Signal::TERM);
     assert_eq!(up.end(), 143);
@@ -315,4 +315,53 @@ fn a_killed_fetch_leaves_a_mirror_that_heals() {
     git.write("a.py", "print(3)").push();
     git.once().expect(0);
     assert_eq!(git.place.runs().len(), 3);
+}
+
+/// What a pod of a cluster does: any commit of the wanted branch, from servers that give commits by their
+/// names and from those that do not.
+#[test]
+fn a_commit_is_fetched_by_its_name_or_out_of_its_branch() {
+    use jupyterflow::source::git::{Address, Reference, RemoteRepository, export, fetch_commit};
+    let git = Git::new();
+    let commits: Vec<String> =
+        (0..4).map(|number| git.write("n", &number.to_string()).push()).collect();
+    let repository = RemoteRepository {
+        address: Address::parse(&git.url()).unwrap(),
+        reference: Reference::Default,
+        credentials: None,
+        guarded: false,
+        require_signed: false,
+    };
+    let fetched = |commit: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let objects = folder.path().join("objects.git");
+        let came = fetch_commit(&repository, &objects, commit).unwrap();
+        came.then(|| {
+            export(&objects, commit, &folder.path().join("tree")).unwrap();
+            std::fs::read_to_string(folder.path().join("tree/n")).unwrap()
+        })
+    };
+    for by_name in ["false", "true"] {
+        let bare = ["-C", "../served/repos/team.git", "config"];
+        git.git(&[&bare[..], &["uploadpack.allowAnySHA1InWant", by_name]].concat());
+        for (number, commit) in commits.iter().enumerate() {
+            assert_eq!(fetched(commit), Some(number.to_string()), "{by_name} {number}");
+        }
+    }
+    // One that no branch has any more is there for whoever knows its name, where the server gives it so.
+    git.inside(&["reset", "-q", "--hard", &commits[1]]);
+    git.push();
+    assert_eq!(fetched(&commits[3]), Some("3".into()));
+    git.git(&[
+        "-C",
+        "../served/repos/team.git",
+        "config",
+        "uploadpack.allowAnySHA1InWant",
+        "false",
+    ]);
+    assert_eq!(fetched(&commits[3]), None);
+    assert_eq!(fetched(&commits[0]), Some("0".into()));
+    git.mode("status 503");
+    let folder = tempfile::tempdir().unwrap();
+    assert!(fetch_commit(&repository, &folder.path().join("o"), &commits[0]).is_err());
 }

@@ -125,7 +125,7 @@ fn a_server_that_stalls_is_given_up() {
     git.write("a.py", "print(2)").push();
     let begin = std::time::Instant::now();
     git.once().expect(4);
-    assert!(begin.elapsed().as_secs() < 50, "{:?}", begin.elapsed());
+    assert!(begin.elapsed().as_secs() < 120, "{:?}", begin.elapsed());
     git.mode("ok");
     git.once().expect(0);
     assert_eq!(git.log_of(&git.newest(), "a"), "2\n");

@@ -1,7 +1,7 @@
 """git's own http-backend behind a small web server, which can also hang, fail and ask for a password.
 
-    git_server.py FOLDER    serves FOLDER/repos; FOLDER/mode says how; writes FOLDER/port; with FOLDER/server.pem, a key
-                            and its certificate, by https
+    git_server.py FOLDER [ADDRESS]    serves FOLDER/repos at 127.0.0.1 or ADDRESS; FOLDER/mode says how; writes
+                                      FOLDER/port; with FOLDER/server.pem, a key and its certificate, by https
 """
 
 import base64
@@ -92,7 +92,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server = http.server.ThreadingHTTPServer((sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1", 0), Handler)
 server.daemon_threads = True
 # Clients that are killed are what tests are about.
 server.handle_error = lambda *_: None

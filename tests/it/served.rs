@@ -80,9 +80,9 @@ fn whoever_holds_connections_holds_up_nobody() {
     let before = files();
     let mut silent: Vec<TcpStream> =
         (0..400).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    wait_for("connections", || files() >= before + 15);
     // Some say half a word.
     silent.iter_mut().step_by(3).for_each(|stream| stream.write_all(b"GET /hea").unwrap());
-    wait_for("connections", || files() >= before + 15);
     assert!(files() <= before + 30, "{} files", files());
     let answers = || get(&address, "/healthz").is_ok_and(|text| text.contains("200 OK"));
     wait_for("an answer", answers);

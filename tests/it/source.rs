@@ -114,14 +114,14 @@ c.execute('update pipelines set ledger = ?', (json.dumps(ledger),)); c.commit()"
 #[test]
 fn ticks_of_a_suspension_are_skipped_for_good() {
     let place = Place::new();
-    place.write("jupyterflow.yaml", "triggers: {schedule: '* * * * *'}\nsteps: {a: {run: echo a}}");
+    place.write("jupyterflow.yaml", "triggers: {schedule: '0 0 1 * *'}\nsteps: {a: {run: echo a}}");
     place.run(&["up", "--once"]).expect(0);
     place.run(&["suspend", "main"]).expect(0);
     let script = "import json, sqlite3
 c = sqlite3.connect('.jupyterflow/state.db')
 ledger = json.loads(c.execute('select ledger from pipelines').fetchone()[0])
-for key in ('effective', 'answered', 'next'):
-    ledger['schedules'][0][key] = '2026-11-01T00:00:00Z'
+for key, day in (('effective', '2026-10-15'), ('answered', '2026-10-15'), ('next', '2026-11-01')):
+    ledger['schedules'][0][key] = day + 'T00:00:00Z'
 c.execute('update pipelines set ledger = ?', (json.dumps(ledger),)); c.commit()";
     place.python(script, &[]);
     place.run(&["resume", "main"]).expect(0);
@@ -280,7 +280,11 @@ fn results_of_a_run_that_is_on_in_another_state_are_left_alone() {
         "steps: {a: {run: 'touch begun; until test -e go; do sleep 0.05; done'}}",
     );
     let mut up = place.spawn(&["up", "--once"]);
-    wait_for("the step to begin", || place.path("begun").exists());
+    let document = || {
+        let name = place.runs()[0]["name"].as_str().unwrap().to_owned();
+        place.path(&format!("jupyterflow-runs/{name}/run.json"))
+    };
+    wait_for("the step to begin", || place.path("begun").exists() && document().exists());
     let other = place.beside("other");
     let other = other.to_str().unwrap();
     place.run(&["up", "--once", "--state", other]).expect(1).says("of another state");

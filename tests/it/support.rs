@@ -261,16 +261,27 @@ pub fn can_mount() -> bool {
     has("root, to mount a small disk", rustix::process::geteuid().is_root())
 }
 
-/// Waits for a condition; a minute is longer than anything here takes.
+/// Longer than anything here takes on a machine that is busy.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Waits for a condition.
 #[track_caller]
-pub fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+pub fn wait_for(what: &str, is_true: impl FnMut() -> bool) {
+    assert!(comes_true(10, is_true), "waited in vain for {what}");
+}
+
+/// Whether a condition comes true in time, looked at with pauses of so many milliseconds.
+pub fn comes_true(pause: i64, mut is_true: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
     while !is_true() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::yield_now();
-        let _ =
-            rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 0, tv_nsec: 10_000_000 });
+        let pause = rustix::thread::Timespec { tv_sec: 0, tv_nsec: pause * 1_000_000 };
+        let _ = rustix::thread::nanosleep(&pause);
     }
+    true
 }
 
 /// Processes whose environment or command line holds a text.

@@ -1,7 +1,8 @@
 """A FUSE mount that passes everything on to a folder, sends no events for what changes there, and fails on cue.
 
     volume.py REAL MOUNT CUE    CUE is a file: `ok`, `hang`, or `all NUMBER`, `read NUMBER` (only what opens and reads
-                                files fails) or `zero 0`, each for paths that end in a second word where there is one
+                                files fails), `list NUMBER` (only what lists folders) or `zero 0`, each for paths that end
+                                in a second word where there is one
 """
 
 import functools
@@ -34,7 +35,7 @@ class Volume(fuse.Operations):
 
     def fail_on_cue(self, name, operation, path, *rest):
         word, number = cued(path)
-        if word == "all" or word == "read" and name in ("open", "read"):
+        if word == "all" or word == "read" and name in ("open", "read") or word == "list" and name == "readdir":
             raise fuse.FuseOSError(number)
         try:
             return operation(path, *rest)

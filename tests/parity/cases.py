@@ -21,10 +21,13 @@ def notebook(cells, kernel="python3", language="python", **metadata):
 
 
 P = ["parameters"]
+#: A kernel that is told to end does so a tenth of a second later: what is sent to it until then is still done, which is
+#: chance.
+LATER = ["import time; time.sleep(0.5)", "print('never')"]
 
 #: Deno hands prints over in a task of its own, and waits 5 ms for it before it says that a cell is
 #: over: what that task has not sent by then is lost to any client. Such cells wait longer.
-SETTLED = "await new Promise((done) => setTimeout(done, 300))"
+SETTLED = "await new Promise((done) => setTimeout(done, 2000))"
 DECLARED = code("a = 1\nb = 'x'", P)
 SHOW = "print(a, b)"
 
@@ -116,8 +119,9 @@ CASES = {
     "getpass": (["import getpass\ngetpass.getpass()"], []),
     **{f"exit-{i}": ([source, "print('later')"], []) for i, source in enumerate([
         "import sys; sys.exit()", "import sys; sys.exit(0)", "import sys; sys.exit('')", "import sys; sys.exit(1)",
-        "import sys; sys.exit('bye')", "raise SystemExit", "raise SystemExit(0.0)", "import sys; sys.exit(None)",
-        "exit()", "quit()"])},
+        "import sys; sys.exit('bye')", "raise SystemExit", "raise SystemExit(0.0)", "import sys; sys.exit(None)"])},
+    **{f"{word}-by-cell": ([f"{word}()", *LATER], [], {"states": True})
+       for word in ("exit", "quit")},
     "allowed": ([code("1 / 0", ["raises-exception"]), "print('later')"], [], {"allowed": True}),
     "allowed-exit": ([code("import sys; sys.exit(0)", ["raises-exception"]), "print('later')"], []),
     "allowed-then-error": ([code("1 / 0", ["raises-exception"]), "int('x')"], []),
@@ -134,7 +138,7 @@ CASES = {
     "load-ext": (["%load_ext no_such_extension", "1"], []),
     "run-magic": (["%%writefile r.py\nprint('in r'); raise ValueError('r')", "%run r.py", "2"], []),
     "subprocess": (["import subprocess\nprint(subprocess.run(['echo', 'x'], capture_output=True, text=True).stdout)",
-                    "import os, time\n_ = os.system('echo direct'); time.sleep(0.5)"], []),
+                    "import os, time\n_ = os.system('echo direct'); time.sleep(3)"], []),
     "warnings": (["import warnings\nwarnings.warn('careful')", "import logging\nlogging.warning('logged')"], []),
     "odd-text": ([ODD, "'\\u2028'", "print('x' * 1_000_000)"], []),
     "many-displays": (["for i in range(700): display(i)"], []),
@@ -179,9 +183,9 @@ CASES = {
     "save-once": (["1", "1 / 0"], ["--no-request-save-on-cell-execute"]),
     "options": (["1"], ["--log-level", "WARNING", "--autosave-cell-every", "0", "--start-timeout", "30", "--no-report-mode",
                         "--prepare-execute", "--engine", "nbclient", "--execution-timeout", "0", "--no-log-output"]),
-    "timeout": (["1", "import time; print('before', flush=True); time.sleep(30)", "2"], ["--execution-timeout", "2"], {"states": True}),
-    "death": (["1", "import os, time; print('last', flush=True); time.sleep(0.3); os._exit(3)", "2"], [], {"states": True}),
-    "shutdown-by-cell": (["1", "get_ipython().kernel.do_shutdown(False)", "2"], [], {"states": True}),
+    "timeout": (["1", "import time; print('before', flush=True); time.sleep(30)", "2"], ["--execution-timeout", "10"], {"states": True}),
+    "death": (["1", "import os, time; print('last', flush=True); time.sleep(2); os._exit(3)", "2"], [], {"states": True}),
+    "shutdown-by-cell": (["1", "get_ipython().kernel.do_shutdown(False)", *LATER], [], {"states": True}),
     "data-science": (["import pandas as pd, numpy as np\ndf = pd.DataFrame(np.arange(6).reshape(3, 2), columns=list('ab'))\ndf.style.set_uuid('u')",
                       "df.info()", "import matplotlib.pyplot as plt\nfig, axes = plt.subplots(2); fig", "axes[0].hist([1, 2, 2])", "df.plot();",
                       "import logging; logging.getLogger('x').warning('w'); logging.basicConfig(force=True, level='INFO'); logging.info('i')",
@@ -207,7 +211,7 @@ CASES = {
     "same-ids": ({"cells": [{"cell_type": "code", "id": "same", "execution_count": None, "metadata": {}, "outputs": [], "source": source} for source in ("1", "2")],
                   "metadata": {"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}, [], {"invalid": True}),
     "odd-words": ([code("a = b = c = 1", P), "a, b"], ["-p", "a", "-5", "-r", "b", "--x", "-y", "{c: 'it''s', d: [1, {e: null}], 'sp ace': 1}", "-p", "é", "ü"]),
-    "restart-by-cell": (["1", "get_ipython().kernel.do_shutdown(True)", "2"], [], {"states": True}),
+    "restart-by-cell": (["1", "get_ipython().kernel.do_shutdown(True)", *LATER], [], {"states": True}),
     "string-tags": ([code("a = 1"), "print(1)"], [], {"invalid": True, "edit": lambda n: n.cells[0].metadata.update(tags="xparametersx")}),
     "prepare-only": ([DECLARED, V4.new_code_cell("x", outputs=[V4.new_output("stream", text="old")], execution_count=3)],
                      ["--prepare-only", "-p", "a", "2"]),

@@ -10,26 +10,26 @@ use jupyterflow::reconcile::{self, Memory, Request, World};
 use jupyterflow::sim::{SimulatedChecks, SimulatedSource};
 use jupyterflow::spec::Pipeline;
 use jupyterflow::store::{EngineName, FileText, SqliteStore, Store, StoredRun};
-use jupyterflow::types::{RunName, Timestamp};
+use jupyterflow::types::{PipelineId, RunName, Timestamp};
 
 const YAML: &str = "name: p\nsteps: {a: {run: x}}\n";
 
 /// An object of a cluster, as far as claims go.
 #[derive(Clone)]
-struct Object {
-    run: RunName,
-    uid: String,
-    suspended: bool,
+pub struct Object {
+    pub run: RunName,
+    pub uid: String,
+    pub suspended: bool,
     shut_down: bool,
     over: bool,
 }
 
 /// A cluster: its objects, and which of them ever executed anything.
 #[derive(Default)]
-struct Cluster {
-    objects: Vec<Object>,
+pub struct Cluster {
+    pub objects: Vec<Object>,
     made: usize,
-    executed: Vec<String>,
+    pub executed: Vec<String>,
 }
 
 impl Cluster {
@@ -38,7 +38,7 @@ impl Cluster {
     }
 
     /// Its own controller works: what is released executes, to its end.
-    fn works(&mut self) {
+    pub fn works(&mut self) {
         for object in self.objects.iter_mut().filter(|object| !object.suspended && !object.over) {
             object.over = true;
             if !object.shut_down {
@@ -49,30 +49,55 @@ impl Cluster {
 }
 
 /// What happens while a process stands still.
-type Meanwhile = Box<dyn FnOnce()>;
+pub type Meanwhile = Box<dyn FnOnce()>;
 
-struct Remote {
-    cluster: Rc<RefCell<Cluster>>,
+/// Where a process stands still.
+#[derive(Clone, Default)]
+pub struct Pause(Rc<Place>);
+
+#[derive(Default)]
+struct Place {
     /// Before which call of this process, from 1, something happens.
     at: usize,
     calls: RefCell<usize>,
     meanwhile: RefCell<Option<Meanwhile>>,
 }
 
-impl Remote {
-    fn new(cluster: &Rc<RefCell<Cluster>>, at: usize, meanwhile: Option<Meanwhile>) -> Self {
-        let (calls, meanwhile) = (RefCell::new(0), RefCell::new(meanwhile));
-        Self { cluster: Rc::clone(cluster), at, calls, meanwhile }
+impl Pause {
+    pub fn new(at: usize, meanwhile: Meanwhile) -> Self {
+        let (calls, meanwhile) = (RefCell::new(0), RefCell::new(Some(meanwhile)));
+        Self(Rc::new(Place { at, calls, meanwhile }))
     }
 
-    fn call(&self) {
-        *self.calls.borrow_mut() += 1;
-        if *self.calls.borrow() == self.at {
-            let meanwhile = self.meanwhile.borrow_mut().take();
+    pub fn call(&self) {
+        *self.0.calls.borrow_mut() += 1;
+        if *self.0.calls.borrow() == self.0.at {
+            let meanwhile = self.0.meanwhile.borrow_mut().take();
             if let Some(meanwhile) = meanwhile {
                 meanwhile();
             }
         }
+    }
+}
+
+/// A process's way to a cluster.
+pub struct Remote {
+    cluster: Rc<RefCell<Cluster>>,
+    pause: Pause,
+}
+
+impl Remote {
+    pub fn new(cluster: &Rc<RefCell<Cluster>>, pause: Pause) -> Self {
+        Self { cluster: Rc::clone(cluster), pause }
+    }
+
+    /// The cluster that it leads to.
+    pub fn cluster(&self) -> Rc<RefCell<Cluster>> {
+        Rc::clone(&self.cluster)
+    }
+
+    fn call(&self) {
+        self.pause.call();
     }
 }
 
@@ -130,7 +155,7 @@ impl Engine for Remote {
         Ok(())
     }
 
-    fn lacks(&self, _: &Pipeline) -> Option<String> {
+    fn lacks(&self, _: &PipelineId, _: &Pipeline) -> Option<String> {
         None
     }
 
@@ -158,7 +183,7 @@ impl Engine for Remote {
     }
 }
 
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
@@ -185,7 +210,7 @@ impl Process {
 
 /// What else happened to the run while the process stood still.
 #[derive(Clone, Copy, Debug)]
-enum Since {
+pub enum Since {
     /// Nothing but its end.
     Ended,
     /// Its object was removed.
@@ -198,7 +223,7 @@ enum Since {
 
 fn requested(folder: &std::path::Path) -> StoredRun {
     let cluster = Rc::default();
-    let mut process = Process::new(folder, Remote::new(&cluster, 0, None));
+    let mut process = Process::new(folder, Remote::new(&cluster, Pause::default()));
     let (mut source, mut checks) = (SimulatedSource::default(), SimulatedChecks::default());
     let pipeline = jupyterflow::spec::parse(YAML, "jupyterflow.yaml", "", 100).pipelines.remove(0);
     let text =
@@ -225,7 +250,7 @@ fn executed(at: usize, since: Since) -> (usize, bool) {
     let folder = tempfile::tempdir().unwrap();
     let run = requested(folder.path());
     let cluster: Rc<RefCell<Cluster>> = Rc::default();
-    let other = Process::new(folder.path(), Remote::new(&cluster, 0, None));
+    let other = Process::new(folder.path(), Remote::new(&cluster, Pause::default()));
     let happened = Rc::new(RefCell::new(false));
     let meanwhile: Meanwhile = Box::new({
         let (run, cluster, happened) = (run.clone(), Rc::clone(&cluster), Rc::clone(&happened));
@@ -245,7 +270,7 @@ fn executed(at: usize, since: Since) -> (usize, bool) {
             }
         }
     });
-    let mut still = Process::new(folder.path(), Remote::new(&cluster, at, Some(meanwhile)));
+    let mut still = Process::new(folder.path(), Remote::new(&cluster, Pause::new(at, meanwhile)));
     for _ in 0..4 {
         still.goes_on(&run);
         cluster.borrow_mut().works();
@@ -281,12 +306,12 @@ fn a_killed_claim_is_made_good() {
         let run = requested(folder.path());
         let cluster: Rc<RefCell<Cluster>> = Rc::default();
         let dies: Meanwhile = Box::new(|| std::panic::resume_unwind(Box::new("killed")));
-        let killed = Remote::new(&cluster, at, Some(dies));
+        let killed = Remote::new(&cluster, Pause::new(at, dies));
         let mut killed = Process::new(folder.path(), killed);
         let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| killed.goes_on(&run)));
         assert!(died.is_err(), "call {at}");
         drop(killed);
-        let mut next = Process::new(folder.path(), Remote::new(&cluster, 0, None));
+        let mut next = Process::new(folder.path(), Remote::new(&cluster, Pause::default()));
         for _ in 0..3 {
             next.goes_on(&run);
             cluster.borrow_mut().works();

@@ -12,11 +12,13 @@
     reason = "a test says what it expects by failing, and shares its support with others"
 )]
 
+mod claims;
 mod handles;
 mod judge;
 mod planted;
 mod rounds;
 mod script;
+mod server;
 #[path = "../it/support.rs"]
 mod support;
 mod year;

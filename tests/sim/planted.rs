@@ -34,6 +34,8 @@ pub enum Way {
     /// Records first and the cursor later, so that names alone keep a run one. Without a pass that
     /// finishes such claims first, what a record answers can be lost, but nothing is doubled.
     InTwoSteps,
+    /// As the program does in a cluster.
+    Cluster,
     /// With a bug.
     Bug(Bug),
 }
@@ -124,7 +126,14 @@ impl Planted<'_> {
         };
         let id = commit.id;
         let write = |store: &mut dyn Store, version, (ledger, claims): (&Ledger, _)| {
-            store.commit(&Commit { id, version, ledger, definition: commit.definition, claims })
+            store.commit(&Commit {
+                id,
+                version,
+                ledger,
+                definition: commit.definition,
+                claims,
+                shown: None,
+            })
         };
         write(self.store, commit.version, first)?;
         let version = self.row(id).map(|row| row.version);
@@ -171,6 +180,7 @@ impl Between for Planted<'_> {
             ledger: commit.ledger,
             definition: commit.definition,
             claims,
+            shown: None,
         };
         let claims = !commit.claims.is_empty();
         match self.way {
@@ -184,7 +194,7 @@ impl Between for Planted<'_> {
                 let version = self.row(commit.id).map(|row| row.version);
                 self.store.commit(&own(commit.claims.clone(), version))
             }
-            Way::Ours | Way::InTwoSteps | Way::Bug(_) => {
+            Way::Ours | Way::Cluster | Way::InTwoSteps | Way::Bug(_) => {
                 self.store.commit(&own(commit.claims.clone(), commit.version))
             }
         }
@@ -237,8 +247,8 @@ impl Engine for Blind<'_> {
         self.engine.start(run)
     }
 
-    fn lacks(&self, pipeline: &Pipeline) -> Option<String> {
-        self.engine.lacks(pipeline)
+    fn lacks(&self, id: &PipelineId, pipeline: &Pipeline) -> Option<String> {
+        self.engine.lacks(id, pipeline)
     }
 
     fn stop(&mut self, run: &StoredRun) -> Result<(), EngineError> {

@@ -3,16 +3,19 @@
 //! removed; clocks that jump.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use jupyterflow::controller::ClusterStore;
 use jupyterflow::plan::Phase;
 use jupyterflow::reconcile::{Look, Memory};
 use jupyterflow::sim::Simulation;
-use jupyterflow::store::SqliteStore;
-use jupyterflow::types::{RunName, Timestamp};
+use jupyterflow::store::{SqliteStore, Store};
+use jupyterflow::types::{PipelineId, RunName, Timestamp};
 
+use crate::handles::Pause;
 use crate::judge::{self, Expected};
 use crate::planted::{self, Bug, Way};
+use crate::server::{Server, View};
 use crate::support::{Random, number};
 
 const BEGIN: i64 = 1_767_571_200;
@@ -38,8 +41,16 @@ fn seconds(random: &mut Random, below: u64) -> i64 {
     i64::try_from(random.next(below)).unwrap() + 1
 }
 
+/// Whose view hosts have, after those of three controllers.
+const HOSTS: usize = 3;
+
+/// A view, with the store over it of whoever does not act at the moment.
+type Sight = (View, Option<Box<dyn Store>>);
+
 struct Round {
     world: Simulation,
+    /// The views of a cluster's memory that those who do not act at the moment have, and who acts.
+    views: Option<(Vec<Sight>, usize)>,
     dice: Random,
     way: Way,
     memories: [Memory; 3],
@@ -61,8 +72,23 @@ impl Round {
         let repository = dice.next(2) == 0;
         let mut world = Simulation::new(store, begin);
         world.engine.heedless = heedless;
+        let views = (way == Way::Cluster).then(|| {
+            let server = Server::default();
+            let one = || {
+                let view = server.view(world.fuse.clone(), Pause::default());
+                let places = |_: &PipelineId| Some("team".to_owned());
+                let store: Box<dyn Store> =
+                    Box::new(ClusterStore::new(view.clone(), Arc::new(places)));
+                (view, Some(store))
+            };
+            let mut views: Vec<_> = (0..=HOSTS).map(|_| one()).collect();
+            let first = views[0].1.take().unwrap();
+            world.swap_store(first);
+            (views, 0)
+        });
         let mut round = Self {
             world,
+            views,
             dice,
             way,
             memories: Default::default(),
@@ -117,7 +143,29 @@ impl Round {
         self.latest = self.latest.max(self.world.now);
     }
 
+    /// One of the three acts, with what it knows; mostly its watch has told it what there is.
+    fn turn(&mut self, who: usize, told: bool) {
+        let Some((views, acting)) = &mut self.views else { return };
+        let next = views[who].1.take();
+        if let Some(next) = next {
+            views[*acting].1 = Some(self.world.swap_store(next));
+            *acting = who;
+        }
+        if told {
+            views[who].0.sync();
+        }
+    }
+
     fn look(&mut self, who: usize) {
+        let told = self.dice.next(4) > 0;
+        self.turn(who, told);
+        if let Some((views, _)) = &self.views {
+            // What nobody claimed, and nobody can claim any more, is removed before each look.
+            let swept = ClusterStore::new(views[who].0.clone(), Arc::new(|_| None)).sweep();
+            if !swept.is_empty() {
+                self.tell(&format!("{who} removes records: {swept:?}"));
+            }
+        }
         let looked = planted::look(&mut self.world, &mut self.memories[who], self.way);
         self.looks[who] = looked.ok().flatten();
         let plan = self.looks[who].as_ref().map(|look| {
@@ -130,11 +178,14 @@ impl Round {
 
     fn apply(&mut self, who: usize) {
         let Some(look) = self.looks[who].take() else { return };
+        let told = self.dice.next(2) == 0;
+        self.turn(who, told);
         let applied = planted::apply(&mut self.world, &look, self.way);
         self.tell(&format!("{who} acts: {applied:?}"));
         if applied.is_err() {
             // Whoever was killed remembers nothing.
             self.memories[who] = Memory::default();
+            self.turn(who, true);
         }
     }
 
@@ -145,6 +196,7 @@ impl Round {
     }
 
     fn work(&mut self, run: &RunName, end: bool) {
+        self.turn(HOSTS, true);
         let bad = self.dice.next(6) == 0;
         self.world.begin(run).unwrap();
         if end {
@@ -155,6 +207,7 @@ impl Round {
     }
 
     fn forget(&mut self, all: bool) {
+        self.turn(HOSTS, true);
         let ended = self.world.store().runs(usize::MAX).unwrap();
         let names = ended.into_iter().filter(|stored| stored.run.phase.is_ended());
         let names: Vec<RunName> = names.map(|stored| stored.run.name).collect();
@@ -260,6 +313,7 @@ impl Round {
         let mut calm = 0;
         for _ in 0..2_000 {
             let hosted = self.world.hosted();
+            self.turn(0, true);
             self.look(0);
             let acts = self.looks[0].as_ref().is_some_and(|look| !look.plan.is_empty());
             self.apply(0);
@@ -360,6 +414,18 @@ fn round(seed: u64, way: Way, heedless: bool) -> Vec<String> {
 
 #[test]
 fn nothing_is_lost_and_nothing_doubled() {
+    rounds(Way::Ours);
+}
+
+/// The same with the memory of a cluster: each write is one of its own, and what each process knows may be
+/// older than what is.
+#[test]
+fn nothing_is_lost_and_nothing_doubled_in_a_cluster() {
+    rounds(Way::Cluster);
+}
+
+#[expect(clippy::print_stderr, reason = "a long harness says how far it went")]
+fn rounds(way: Way) {
     let (rounds, first) = (number("ROUNDS", 100), number("SEED", 1));
     let next = std::sync::atomic::AtomicU64::new(first);
     std::thread::scope(|scope| {
@@ -370,7 +436,7 @@ fn nothing_is_lost_and_nothing_doubled() {
                     if seed >= first + rounds {
                         return;
                     }
-                    let wrong = round(seed, Way::Ours, false);
+                    let wrong = round(seed, way, false);
                     assert!(wrong.is_empty(), "SEED={seed} ROUNDS=1: {wrong:#?}");
                 }
             });

@@ -250,7 +250,8 @@ impl Player {
                 let id = self.pipeline(first)?;
                 let since = (verb == "suspend").then_some(now);
                 let done = self.world.with(|world, _, now| {
-                    reconcile::suspend(world, &id, None, since, now).map_err(|e| e.to_string())
+                    reconcile::suspend(world.store, &id, None, since, now)
+                        .map_err(|e| e.to_string())
                 });
                 killed(done).map(|_| String::new())
             }

@@ -6,12 +6,11 @@ use std::collections::BTreeSet;
 
 use tracing::{error, info, warn};
 
-use super::super::error::{CliError, Code};
+use super::super::error::Code;
 use super::super::log::LogFormat;
 use super::super::print;
-use super::super::session::Session;
-use crate::plan::{Action, Phase, Reason, Run};
-use crate::reconcile::{Applied, Look};
+use crate::plan::{Action, NotDone, Reason, Run};
+use crate::reconcile::{Applied, Look, SourceSeen};
 use crate::spec::{Problem, Severity};
 use crate::types::{RunName, Timestamp};
 
@@ -20,8 +19,8 @@ pub fn plan(look: &Look, told: &mut BTreeSet<String>, format: LogFormat) {
     let plan = &look.plan;
     let mut still = BTreeSet::new();
     for seen in &look.sources {
-        if let Some(message) = &seen.message {
-            let key = format!("source {}: {message}", seen.name);
+        if seen.message.is_some() {
+            let key = source_key(seen);
             if !told.contains(&key) {
                 warn!(source = %seen.name, revision = %seen.revision, "{key}");
             }
@@ -34,18 +33,9 @@ pub fn plan(look: &Look, told: &mut BTreeSet<String>, format: LogFormat) {
         }
         still.insert(one.to_string());
     }
-    for (id, action) in plan.actions() {
-        let run = action.run().map(|run| format!(" {run}")).unwrap_or_default();
-        if !matches!(action, Action::Record { .. }) || told.is_empty() {
-            let trigger = action.trigger().map(|one| one.kind.word()).unwrap_or_default();
-            info!(
-                pipeline = %id, source = %id.source, run = run.trim_start(), trigger,
-                "{} {id}{run}: {}", action.word(), action.reason()
-            );
-        }
-    }
+    actions(look, told.is_empty());
     for not_done in plan.not_done() {
-        let key = format!("{}: {}: {}", not_done.pipeline, not_done.reason, not_done.message);
+        let key = key(not_done);
         if !told.contains(&key) && not_done.reason != Reason::UpToDate {
             let until = not_done.until.map(|at| at.to_string()).unwrap_or_default();
             info!(pipeline = %not_done.pipeline, reason = %not_done.reason, until, "{not_done}");
@@ -53,6 +43,31 @@ pub fn plan(look: &Look, told: &mut BTreeSet<String>, format: LogFormat) {
         still.insert(key);
     }
     *told = still;
+}
+
+/// The same of what ails a source.
+pub fn source_key(seen: &SourceSeen) -> String {
+    let message = seen.message.as_deref().unwrap_or_default();
+    format!("source {}: {message}", seen.name)
+}
+
+/// What tells one reason from another, so that each is told once.
+pub fn key(not_done: &NotDone) -> String {
+    format!("{}: {}: {}", not_done.pipeline, not_done.reason, not_done.message)
+}
+
+/// Says what a plan does; what it only records where that is wanted.
+pub fn actions(look: &Look, records: bool) {
+    for (id, action) in look.plan.actions() {
+        let run = action.run().map(|run| format!(" {run}")).unwrap_or_default();
+        if !matches!(action, Action::Record { .. }) || records {
+            let trigger = action.trigger().map(|one| one.kind.word()).unwrap_or_default();
+            info!(
+                pipeline = %id, source = %id.source, run = run.trim_start(), trigger,
+                "{} {id}{run}: {}", action.word(), action.reason()
+            );
+        }
+    }
 }
 
 fn problem(one: &Problem, format: LogFormat) {
@@ -82,18 +97,21 @@ pub fn applied(applied: &Applied) -> Code {
     code
 }
 
-/// Says which of the runs that were started have ended, and how.
+/// Says which of the runs that were started have ended, and how; these are the answer.
 ///
 /// # Errors
 /// The state cannot be read.
-pub fn ends(session: &Session, open: &mut BTreeSet<RunName>) -> Result<Vec<Phase>, CliError> {
+pub fn ends<E>(
+    open: &mut BTreeSet<RunName>,
+    find: impl Fn(&RunName) -> Result<Option<Run>, E>,
+) -> Result<Vec<Run>, E> {
     let mut ended = Vec::new();
     for name in open.clone() {
-        match session.run(&name)? {
+        match find(&name)? {
             Some(run) if !run.phase.is_ended() => continue,
             Some(run) => {
                 end(&run);
-                ended.push(run.phase);
+                ended.push(run);
             }
             None => {}
         }

@@ -14,8 +14,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use serde_json::json;
 
+use super::checkout::{self, Checkout};
 use super::environment::Environment;
 use super::names::{self, MAIN};
+use super::object;
 use super::told::{Assignment, pack};
 use super::workflow::{
     Arguments, Backoff, Dag, DagTask, Metadata, Parameter, RetryStrategy, Sequence, Template,
@@ -43,8 +45,10 @@ pub struct Site {
     pub environment: Environment,
     /// The image with this program alone, from which pods take it.
     pub program_image: String,
-    /// The source's root in the pods.
+    /// The source's root in the pods; of a repository, where its results go.
     pub root: String,
+    /// Where the run's commit comes from; none where its files lie in the root.
+    pub checkout: Option<Checkout>,
     /// How many pods of a run may work at a time.
     pub parallelism: Option<usize>,
 }
@@ -57,6 +61,8 @@ pub struct Site {
 pub fn export(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<Workflow, String> {
     let mut workflow = bare(site, pipeline)?;
     workflow.metadata.generate_name = Some(format!("{}-", stored.run.pipeline));
+    let annotations = object::annotations(pipeline);
+    workflow.metadata.annotations = Some(annotations).filter(|all| !all.is_empty());
     workflow.spec.arguments.parameters.push(assignment(site, stored)?);
     Ok(workflow)
 }
@@ -70,8 +76,13 @@ fn assignment(site: &Site, stored: &StoredRun) -> Result<Parameter, String> {
     }
     let env = site.environment.env.iter().filter(|variable| is_template(variable));
     let env = env.map(|one| (one.name.clone(), one.value.clone().unwrap_or_default()));
-    let (root, env) = (site.root.clone(), env.collect());
-    let told = Assignment { run: stored.run.clone(), spec, root, env };
+    let told = Assignment {
+        run: stored.run.clone(),
+        spec,
+        root: site.root.clone(),
+        checkout: site.checkout.clone(),
+        env: env.collect(),
+    };
     let told = pack(&told).map_err(|error| format!("the run's pipeline file is {error}"))?;
     Ok(Parameter::given("assignment", told))
 }
@@ -99,11 +110,13 @@ pub fn workflow(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<
         ("jupyterflow.io/revision", run.revision.clone()),
         ("workflows.argoproj.io/title", run.pipeline.clone()),
     ];
+    let annotations = annotations.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let annotations = annotations.chain(object::annotations(pipeline)).collect();
     let mut workflow = bare(site, pipeline)?;
     workflow.metadata = ObjectMeta {
         name: Some(run.name.to_string()),
         labels: Some(labels.clone()),
-        annotations: Some(annotations.map(|(name, value)| (name.to_owned(), value)).into()),
+        annotations: Some(annotations),
         ..ObjectMeta::default()
     };
     workflow.spec.suspend = true;
@@ -121,6 +134,7 @@ pub fn workflow(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<
 fn bare(site: &Site, pipeline: &Pipeline) -> Result<Workflow, String> {
     let environment = &site.environment;
     let tasks = names::tasks(pipeline);
+    let (on_exit, clean_up) = object::clean_up(pipeline);
     let mut templates = vec![Template {
         name: MAIN.into(),
         dag: Some(Dag {
@@ -133,12 +147,14 @@ fn bare(site: &Site, pipeline: &Pipeline) -> Result<Workflow, String> {
     for at in 0..tasks.len() {
         templates.extend(step(site, pipeline, &tasks, at)?);
     }
+    templates.extend(clean_up);
     let mut volumes = environment.volumes.clone();
     volumes.push(Volume {
         name: "jupyterflow".into(),
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
     });
+    volumes.extend(checkout::volume(site));
     // A mesh's sidecar would outlive the step.
     let annotations = [("sidecar.istio.io/inject".to_owned(), "false".to_owned())];
     Ok(Workflow {
@@ -147,6 +163,7 @@ fn bare(site: &Site, pipeline: &Pipeline) -> Result<Workflow, String> {
         metadata: ObjectMeta::default(),
         spec: WorkflowSpec {
             entrypoint: MAIN.into(),
+            on_exit,
             service_account_name: environment.service_account.clone(),
             active_deadline_seconds: pipeline.timeout().map(crate::types::Period::seconds),
             parallelism: site.parallelism,
@@ -194,6 +211,7 @@ fn task(pipeline: &Pipeline, tasks: &[String], at: usize) -> DagTask {
         name: tasks[at].clone(),
         template: tasks[at].clone(),
         depends: needed.collect::<Vec<_>>().join(" && "),
+        when: String::new(),
         arguments: Arguments { parameters: arguments },
         with_sequence: (points > 0).then(|| Sequence { count: points.to_string() }),
     }
@@ -211,8 +229,14 @@ pub(super) fn wants(pipeline: &Pipeline, at: usize) -> Vec<usize> {
     for value in step.env().values() {
         let _ = visit_json(&serde_json::Value::from(value.as_str()), &mut visit);
     }
-    if let Work::Run { script, .. } = step.work() {
-        script.variables.iter().for_each(|variable| visit(&variable.reference));
+    match step.work() {
+        Work::Run { script, .. } => {
+            script.variables.iter().for_each(|variable| visit(&variable.reference));
+        }
+        Work::Resource(resource) => {
+            let _ = visit_json(&resource.manifest, &mut visit);
+        }
+        Work::Notebook(_) => {}
     }
     let needs = pipeline.graph().needs(at);
     let wanted = |other: &usize| {
@@ -238,6 +262,9 @@ fn step(
     let inputs =
         |names: &[String]| Arguments { parameters: names.iter().map(Parameter::named).collect() };
     let name = &tasks[at];
+    if let Work::Resource(resource) = step.work() {
+        return object::templates(site, (step, resource), name, &given);
+    }
     let inner = if step.retries() > 0 { format!("{name}--attempt") } else { name.clone() };
     let mut pod = pod(site, step, &given)?;
     pod.name.clone_from(&inner);
@@ -262,17 +289,7 @@ fn step(
     let outer = Template {
         name: name.clone(),
         inputs: inputs(&given),
-        retry_strategy: Some(RetryStrategy {
-            limit: step.retries().to_string(),
-            retry_policy: "OnFailure".into(),
-            expression: None,
-            backoff: Some(Backoff {
-                duration: "10s".into(),
-                factor: "2".into(),
-                // Six pauses stay below it by themselves, also where Argo does not know it yet.
-                cap: (step.retries() > 6).then(|| "10m".to_owned()),
-            }),
-        }),
+        retry_strategy: retries(step),
         dag: Some(Dag {
             fail_fast: false,
             tasks: vec![DagTask {
@@ -290,23 +307,58 @@ fn step(
     Ok(vec![outer, pod])
 }
 
-/// The pod of a step.
-fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
-    let environment = &site.environment;
-    let name = step.name();
-    if matches!(step.work(), Work::Resource(_)) {
-        return Err(format!("step `{name}` is a resource, which this version does not create"));
+/// Further attempts after a failure.
+pub(super) fn retries(step: &Step) -> Option<RetryStrategy> {
+    (step.retries() > 0).then(|| RetryStrategy {
+        limit: step.retries().to_string(),
+        retry_policy: "OnFailure".into(),
+        expression: None,
+        backoff: Some(Backoff {
+            duration: "10s".into(),
+            factor: "2".into(),
+            // Six pauses stay below it by themselves, also where Argo does not know it yet.
+            cap: (step.retries() > 6).then(|| "10m".to_owned()),
+        }),
+    })
+}
+
+/// Further attempts after the loss of a pod.
+pub(super) fn interruptions(step: &Step) -> RetryStrategy {
+    RetryStrategy {
+        limit: step.interruptions().to_string(),
+        retry_policy: "Always".into(),
+        // A node that is drained ends a pod as a person would; an evicted pod has no code at all.
+        expression: Some(
+            "lastRetry.status == 'Error' or asInt(lastRetry.exitCode) in [143, -1]".into(),
+        ),
+        backoff: None,
     }
-    let image = step.image().map(str::to_owned).or_else(|| environment.image.clone());
-    let image = image.ok_or_else(|| {
-        format!("step `{name}` has no image: none is known of a Jupyter server; add `image:`")
-    })?;
-    let mount = VolumeMount {
-        name: "jupyterflow".into(),
-        mount_path: PLACE.into(),
-        ..VolumeMount::default()
-    };
-    let mut args = vec!["--step".to_owned(), name.to_owned()];
+}
+
+/// Capabilities of a container that needs none.
+pub(super) fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+/// What our own containers may take.
+pub(super) fn own_resources() -> ResourceRequirements {
+    let amounts = [("cpu", "100m"), ("memory", "64Mi")];
+    let amounts: BTreeMap<String, Quantity> =
+        amounts.map(|(name, value)| (name.to_owned(), Quantity(value.to_owned()))).into();
+    ResourceRequirements {
+        requests: Some(amounts.clone()),
+        limits: Some(amounts),
+        ..ResourceRequirements::default()
+    }
+}
+
+/// The arguments of a pod of a step.
+pub(super) fn arguments(step: &Step, given: &[String]) -> Vec<String> {
+    let mut args = vec!["--step".to_owned(), step.name().to_owned()];
     args.extend(["--assignment".into(), "{{workflow.parameters.assignment}}".into()]);
     args.extend(["--run".into(), "{{workflow.name}}".into()]);
     args.extend(["--interruption".into(), RETRIES.into()]);
@@ -314,48 +366,70 @@ fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
         let option = if parameter == "index" { "--index" } else { "--told" };
         args.extend([option.into(), format!("{{{{inputs.parameters.{parameter}}}}}")]);
     }
-    let mut mounts = environment.volume_mounts.clone();
-    mounts.push(mount.clone());
-    let own_resources = [("cpu", "100m"), ("memory", "64Mi")];
-    let own_resources: BTreeMap<String, Quantity> =
-        own_resources.map(|(name, value)| (name.to_owned(), Quantity(value.to_owned()))).into();
-    let told = ValueFrom {
-        path: Some(format!("{PLACE}/told")),
+    args
+}
+
+/// The volume in which the program of a pod is, and in which it tells.
+pub(super) fn place() -> VolumeMount {
+    VolumeMount { name: "jupyterflow".into(), mount_path: PLACE.into(), ..VolumeMount::default() }
+}
+
+/// What a pod leaves in a file as a parameter.
+pub(super) fn left(name: &str) -> Parameter {
+    let value = ValueFrom {
+        path: Some(format!("{PLACE}/{name}")),
         // A pod that was ended may not have told.
         default: Some(String::new()),
         ..ValueFrom::default()
     };
-    let restricted = SecurityContext {
-        allow_privilege_escalation: Some(false),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-        ..SecurityContext::default()
-    };
+    Parameter { value_from: Some(value), ..Parameter::named(name) }
+}
+
+/// Argo's own containers keep to the restricted standard too, which it leaves to its administrator.
+pub(super) fn patch() -> Option<String> {
+    let restricted = restricted();
+    let patch = json!({
+        "initContainers": [{"name": "init", "securityContext": restricted}],
+        "containers": [{"name": "wait", "securityContext": restricted}],
+    });
+    Some(patch.to_string())
+}
+
+/// The pod of a step.
+fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
+    let environment = &site.environment;
+    let name = step.name();
+    let image = step.image().map(str::to_owned).or_else(|| environment.image.clone());
+    let image = image.ok_or_else(|| {
+        format!("step `{name}` has no image: none is known of a Jupyter server; add `image:`")
+    })?;
+    let mount = place();
+    let mut mounts = environment.volume_mounts.clone();
+    mounts.push(mount.clone());
     let tolerations = step.resources().tolerations.iter();
     let tolerations = tolerations.map(|value| serde_json::from_value::<Toleration>(value.clone()));
     let tolerations = tolerations
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("step `{name}`: a toleration is none: {error}"))?;
+    let install = Container {
+        name: "jupyterflow".into(),
+        image: Some(site.program_image.clone()),
+        image_pull_policy: Some("IfNotPresent".into()),
+        command: Some(vec!["/jupyterflow".into(), "internal-install".into(), PLACE.into()]),
+        volume_mounts: Some(vec![mount.clone()]),
+        resources: Some(own_resources()),
+        security_context: Some(restricted()),
+        ..Container::default()
+    };
+    let fetch = checkout::container(site, mount, restricted());
     Ok(Template {
-        init_containers: vec![Container {
-            name: "jupyterflow".into(),
-            image: Some(site.program_image.clone()),
-            image_pull_policy: Some("IfNotPresent".into()),
-            command: Some(vec!["/jupyterflow".into(), "internal-install".into(), PLACE.into()]),
-            volume_mounts: Some(vec![mount]),
-            resources: Some(ResourceRequirements {
-                requests: Some(own_resources.clone()),
-                limits: Some(own_resources),
-                ..ResourceRequirements::default()
-            }),
-            security_context: Some(restricted.clone()),
-            ..Container::default()
-        }],
+        init_containers: [install].into_iter().chain(fetch).collect(),
         container: Some(Container {
             name: "main".into(),
             image: Some(image),
             image_pull_policy: environment.image_pull_policy.clone(),
             command: Some(vec![format!("{PLACE}/jupyterflow"), "internal-step".into()]),
-            args: Some(args),
+            args: Some(arguments(step, given)),
             env: Some(variables(environment, step)),
             env_from: Some(environment.env_from.clone()).filter(|from| !from.is_empty()),
             volume_mounts: Some(mounts),
@@ -363,26 +437,9 @@ fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
             security_context: environment.container_security_context.clone(),
             ..Container::default()
         }),
-        // Argo's own containers keep to the restricted standard too, which it leaves to its administrator.
-        pod_spec_patch: Some(
-            json!({
-                "initContainers": [{"name": "init", "securityContext": restricted}],
-                "containers": [{"name": "wait", "securityContext": restricted}],
-            })
-            .to_string(),
-        ),
-        outputs: Arguments {
-            parameters: vec![Parameter { value_from: Some(told), ..Parameter::named(TOLD) }],
-        },
-        retry_strategy: Some(RetryStrategy {
-            limit: step.interruptions().to_string(),
-            retry_policy: "Always".into(),
-            // A node that is drained ends a pod as a person would; an evicted pod has no code at all.
-            expression: Some(
-                "lastRetry.status == 'Error' or asInt(lastRetry.exitCode) in [143, -1]".into(),
-            ),
-            backoff: None,
-        }),
+        pod_spec_patch: patch(),
+        outputs: Arguments { parameters: vec![left(TOLD)] },
+        retry_strategy: Some(interruptions(step)),
         node_selector: step.resources().node_selector.clone().into_iter().collect(),
         tolerations,
         ..Template::default()

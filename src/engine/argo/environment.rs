@@ -141,20 +141,28 @@ impl Environment {
         })
     }
 
-    /// Mounts a claim as well.
-    pub fn mount(&mut self, claim: &str, path: &str) {
-        let name = format!("volume-{}", self.volumes.len());
-        let source = PersistentVolumeClaimVolumeSource {
-            claim_name: claim.to_owned(),
-            ..PersistentVolumeClaimVolumeSource::default()
-        };
-        self.volumes.push(Volume {
-            name: name.clone(),
-            persistent_volume_claim: Some(source),
-            ..Volume::default()
+    /// Mounts a claim as well. A kubelet waits for ever where a pod names one claim twice.
+    pub fn mount(&mut self, claim: &str, path: &str, below: Option<&str>) {
+        let there = self.volumes.iter().find(|volume| {
+            volume.persistent_volume_claim.as_ref().is_some_and(|one| one.claim_name == claim)
         });
+        let name = there
+            .map_or_else(|| format!("volume-{}", self.volumes.len()), |volume| volume.name.clone());
+        if there.is_none() {
+            let source = PersistentVolumeClaimVolumeSource {
+                claim_name: claim.to_owned(),
+                ..PersistentVolumeClaimVolumeSource::default()
+            };
+            self.volumes.push(Volume {
+                name: name.clone(),
+                persistent_volume_claim: Some(source),
+                ..Volume::default()
+            });
+        }
         let mount_path = path.to_owned();
-        self.volume_mounts.push(VolumeMount { name, mount_path, ..VolumeMount::default() });
+        let sub_path = below.map(str::to_owned);
+        let mount = VolumeMount { name, mount_path, sub_path, ..VolumeMount::default() };
+        self.volume_mounts.push(mount);
     }
 
     /// Whether a folder of the pod lies on a volume, so that other pods see it too.

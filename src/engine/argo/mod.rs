@@ -3,112 +3,184 @@
 //! Owns making, releasing, watching and ending Workflows. What a run becomes is `compile`'s, what a
 //! Workflow tells `reading`'s; `pod` is what runs inside of one.
 
-#![expect(clippy::disallowed_methods, reason = "says when a Workflow was released")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "says when a Workflow was released, and waits for its turn"
+)]
 
+pub mod checkout;
 pub mod compile;
 pub mod environment;
 mod names;
+pub mod object;
 pub mod pod;
 pub mod rbac;
 mod reading;
+mod sight;
 mod told;
 pub mod workflow;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
 use self::compile::{IDENTITY, Site};
+pub use self::sight::{EachByItself, Known, Sight};
 use self::workflow::{Seen, Workflow};
 use super::{Engine, EngineError, Report};
 use crate::plan::Observed;
 use crate::spec::Pipeline;
 use crate::store::{EngineName, StoredRun};
-use crate::types::{RunName, Timestamp};
+use crate::types::{PipelineId, RunName, Timestamp};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a watch is asked for, in seconds; then it is asked for anew.
-const WATCH_SECONDS: u32 = 50;
 /// How long Argo may take to notice that a Workflow was released.
 const NOTICE: Duration = Duration::from_secs(5);
+/// It has twice as long after each repetition, up to this.
+const LONGEST_NOTICE: Duration = Duration::from_secs(300);
 /// The annotation that says when.
 const RELEASED: &str = "jupyterflow.io/released";
-/// After a watch that failed.
-const REST: Duration = Duration::from_secs(1);
+/// The annotation of a Workflow that another process made, and this one takes for its run.
+const TAKEN: &str = "jupyterflow.io/taken";
+
+/// The finalizer of Workflows whose end somebody takes note of.
+pub const FINALIZER: &str = "jupyterflow.io/end";
 
 /// Why a run of another version cannot be followed.
 const UNREADABLE: &str = "its file can no longer be read";
 
-/// What is known of a Workflow.
-#[derive(Clone, Debug)]
-enum Known {
-    There(Arc<Seen>),
-    Gone,
+/// For what, and where, runs are compiled.
+pub trait Sites: Send + Sync {
+    /// The namespace of a pipeline's runs; none where nobody may run it.
+    fn namespace(&self, pipeline: &PipelineId) -> Option<String>;
+    /// What a run is compiled for.
+    ///
+    /// # Errors
+    /// In words: why it cannot be here, which may pass.
+    fn site(&self, run: &StoredRun) -> Result<Site, String>;
+    /// What a person must provide before a pipeline can run here, in words; none if nothing.
+    fn lacks(&self, _: &PipelineId, _: &Pipeline) -> Option<String> {
+        None
+    }
 }
 
-/// What watches see; of what is not here nothing is known.
-type Watched = Arc<Mutex<HashMap<RunName, Known>>>;
+/// One namespace and one site for all; without a site, and why there is none, what is there is looked after.
+pub struct OneSite {
+    /// The namespace.
+    pub namespace: String,
+    /// The site.
+    pub site: Result<Site, String>,
+}
 
-/// The engine over one namespace.
+impl Sites for OneSite {
+    fn namespace(&self, _: &PipelineId) -> Option<String> {
+        Some(self.namespace.clone())
+    }
+
+    fn site(&self, _: &StoredRun) -> Result<Site, String> {
+        self.site.clone()
+    }
+}
+
+/// The engine. A copy knows the same.
+#[derive(Clone)]
 pub struct ArgoEngine {
     runtime: Arc<Runtime>,
-    workflows: Api<Seen>,
-    site: Result<Site, String>,
-    watched: Watched,
-    /// When each run was last released by us.
-    released: HashMap<RunName, Instant>,
+    client: Client,
+    sites: Arc<dyn Sites>,
+    sight: Arc<dyn Sight>,
+    /// Whether a Workflow stays until its end is taken note of.
+    holds: bool,
+    pace: Option<Arc<Pace>>,
+    /// When each run was last released by us, and how long Argo has to notice.
+    released: Arc<Mutex<HashMap<RunName, (Instant, Duration)>>>,
+}
+
+/// A limit on how many things are made in a second.
+struct Pace {
+    between: Duration,
+    next: Mutex<Instant>,
+}
+
+impl Pace {
+    /// Waits for its turn.
+    fn wait(&self) {
+        let turn = {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = (*next).max(Instant::now());
+            *next = turn + self.between;
+            turn
+        };
+        std::thread::sleep(turn.saturating_duration_since(Instant::now()));
+    }
 }
 
 impl ArgoEngine {
-    /// An engine that makes its Workflows in a namespace. Without a site, and why there is none, it looks
-    /// after those that are there.
+    /// An engine that makes and follows Workflows.
     pub fn new(
         runtime: Arc<Runtime>,
         client: Client,
-        namespace: &str,
-        site: Result<Site, String>,
+        sites: Arc<dyn Sites>,
+        sight: Arc<dyn Sight>,
     ) -> Self {
-        let workflows = Api::namespaced(client, namespace);
-        let (watched, released) = (Watched::default(), HashMap::new());
-        Self { runtime, workflows, site, watched, released }
+        let released = Arc::default();
+        Self { runtime, client, sites, sight, holds: false, pace: None, released }
+    }
+
+    /// Workflows stay until somebody who took note of their end lets them go, and no more than so many
+    /// are made in a second.
+    #[must_use]
+    pub fn holding(self, most: u32) -> Self {
+        let between = Duration::from_secs(1) / most.max(1);
+        let pace = Pace { between, next: Mutex::new(Instant::now()) };
+        Self { holds: true, pace: Some(Arc::new(pace)), ..self }
     }
 
     fn wait<T>(&self, what: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
         ask(&self.runtime, what)
     }
 
-    /// A Workflow as the server has it now; none where there is none.
-    fn get(&self, run: &RunName) -> Result<Option<Seen>, Refusal> {
-        self.wait(self.workflows.get_opt(run.as_str()))
+    fn workflows(&self, namespace: &str) -> Api<Seen> {
+        Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// The uid of what was made for a run; none where nothing was, and a refusal where that was in another
-    /// namespace, of which this engine knows nothing.
-    fn uid<'a>(&self, run: &'a StoredRun) -> Result<Option<&'a str>, Refusal> {
+    /// Namespace and uid of what was made for a run; none where nothing was, and a refusal where that was in
+    /// another namespace than the pipeline's, of which this engine knows nothing.
+    fn made<'a>(&self, run: &'a StoredRun) -> Result<Option<(&'a str, &'a str)>, Refusal> {
         let Some(handle) = &run.spec.handle else { return Ok(None) };
         let (namespace, uid) = handle.split_once('/').unwrap_or_default();
-        if self.workflows.namespace() == Some(namespace) {
-            return Ok(Some(uid));
+        if self.sites.namespace(&run.pipeline).as_deref() == Some(namespace) {
+            return Ok(Some((namespace, uid)));
         }
         Err(Refusal::passing(format!("its Workflow is in namespace {namespace}")))
     }
 
-    /// Ends a Workflow. There is one way: of what waits for room Argo hears no other, and no exit handler
-    /// is ours.
+    /// Ends a Workflow. Of what waits for room Argo hears but one way; one whose objects are to be removed ends
+    /// by the other, which lets it clean up.
     fn shut_down(&self, run: &StoredRun) -> Result<(), Refusal> {
-        let Some(uid) = self.uid(run)? else { return Ok(()) };
+        let Some((namespace, uid)) = self.made(run)? else { return Ok(()) };
+        let workflows = self.workflows(namespace);
+        let cleans = run.definition().is_some_and(|one| !object::annotations(&one).is_empty());
+        let begun = || match self.sight.look(namespace, run.run.name.as_str())? {
+            Known::There(seen) => {
+                Ok(seen.has_pods() || seen.status.phase.as_deref() == Some("Running"))
+            }
+            Known::Gone => Ok(false),
+        };
+        let way = if cleans && begun()? { "Stop" } else { "Terminate" };
         // Without its suspension, what has not begun ends too.
-        let spec = json!({"shutdown": "Terminate", "suspend": false});
-        let patch = json!({"metadata": {"uid": uid}, "spec": spec});
+        let spec = json!({"shutdown": way, "suspend": false});
+        let annotations = cleans.then(|| json!({object::STOPPED: "true"}));
+        let metadata = json!({"uid": uid, "annotations": annotations.unwrap_or_else(|| json!({}))});
+        let patch = json!({"metadata": metadata, "spec": spec});
         let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
-        let asked = self.workflows.patch(run.run.name.as_str(), &parameters, &patch);
+        let asked = workflows.patch(run.run.name.as_str(), &parameters, &patch);
         let gone =
             |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
         self.wait(async {
@@ -119,88 +191,15 @@ impl ArgoEngine {
         })
     }
 
-    /// A run as its Workflow stands: what a watch saw, or what the server says.
-    fn look(&self, run: &StoredRun) -> Result<Known, Refusal> {
-        let name = &run.run.name;
-        let watched = self
-            .watched
-            .lock()
-            .map_err(|_| Refusal::lasting("a watch is broken"))?
-            .get(name)
-            .cloned();
-        if let Some(known) = watched {
-            return Ok(known);
-        }
-        Ok(match self.get(name)? {
-            None => Known::Gone,
-            Some(seen) => self.watch(name, seen),
-        })
-    }
-
     /// Whether Argo took a Workflow up, or was asked to a moment ago.
     fn has_begun(&self, run: &RunName, seen: &Seen) -> bool {
-        let asked = self.released.get(run).is_some_and(|at| at.elapsed() < NOTICE);
+        let released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = released.get(run).is_some_and(|(at, time)| at.elapsed() < *time);
         // It waits for room, which it may do before it was released.
         let waits = seen.status.phase.as_deref() == Some("Pending");
         let released = seen.spec.suspend != Some(true);
         seen.is_over() || seen.has_pods() || (released && (waits || asked))
     }
-
-    /// Watches a Workflow from what was seen of it on. Once the watch ends, nothing is known any more,
-    /// and whoever looks next asks the server.
-    fn watch(&self, run: &RunName, seen: Seen) -> Known {
-        let version = seen.metadata.resource_version.clone().unwrap_or_default();
-        let known = Known::There(Arc::new(seen));
-        let Ok(mut watched) = self.watched.lock() else { return known };
-        // What a watch saw is newer than any answer.
-        if !watched.contains_key(run) {
-            watched.insert(run.clone(), known.clone());
-            drop(watched);
-            let (watched, workflows) = (Arc::clone(&self.watched), self.workflows.clone());
-            let run = run.clone();
-            self.runtime.spawn(async move {
-                follow(&workflows, &run, version, &watched).await;
-                if let Ok(mut watched) = watched.lock() {
-                    watched.remove(&run);
-                }
-            });
-        }
-        known
-    }
-}
-
-/// Tells each change of a Workflow, until the watch ends or fails.
-async fn follow(workflows: &Api<Seen>, run: &RunName, mut version: String, watched: &Watched) {
-    let tell = |known: Known| {
-        if let Ok(mut watched) = watched.lock() {
-            watched.insert(run.clone(), known);
-        }
-    };
-    let own = WatchParams::default().fields(&format!("metadata.name={run}"));
-    let parameters = own.timeout(WATCH_SECONDS);
-    loop {
-        let began = Instant::now();
-        let Ok(stream) = workflows.watch(&parameters, &version).await else { break };
-        let mut stream = std::pin::pin!(stream);
-        // A connection of which nothing comes, not even its end, is no watch.
-        while let Ok(Some(event)) = tokio::time::timeout(2 * PATIENCE, stream.next()).await {
-            match event {
-                Ok(WatchEvent::Added(seen) | WatchEvent::Modified(seen)) => {
-                    version = seen.metadata.resource_version.clone().unwrap_or_default();
-                    tell(Known::There(Arc::new(seen)));
-                }
-                Ok(WatchEvent::Deleted(_)) => return tell(Known::Gone),
-                Ok(WatchEvent::Bookmark(mark)) => version = mark.metadata.resource_version,
-                Ok(WatchEvent::Error(_)) | Err(_) => {
-                    return tokio::time::sleep(REST).await;
-                }
-            }
-        }
-        // A watch that ends at once is asked for with a pause.
-        tokio::time::sleep(REST.saturating_sub(began.elapsed())).await;
-    }
-    // Whoever looks next asks at once; a server that is away is not asked without a pause.
-    tokio::time::sleep(REST).await;
 }
 
 /// Why something was not done.
@@ -209,6 +208,8 @@ pub struct Refusal {
     pub message: String,
     /// Whether it may be done later.
     passing: bool,
+    /// Whether nothing but another request could do better.
+    senseless: bool,
 }
 
 /// Asks a server, and waits for its answer as long as is sensible.
@@ -219,28 +220,50 @@ pub fn ask<T>(
     runtime: &Runtime,
     what: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, Refusal> {
-    match runtime.block_on(async { tokio::time::timeout(PATIENCE, what).await }) {
-        Err(_) => {
-            let seconds = PATIENCE.as_secs();
-            Err(Refusal::passing(format!("the API server did not answer within {seconds} s")))
-        }
-        Ok(answer) => answer.map_err(|error| Refusal {
-            message: said(&error),
-            passing: match &error {
-                kube::Error::Api(status) => status.code == 429 || status.code >= 500,
-                _ => true,
-            },
-        }),
-    }
+    let answer = answer(runtime, what).map_err(Refusal::passing)?;
+    answer.map_err(|error| Refusal {
+        message: said(&error),
+        passing: match &error {
+            kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+            _ => true,
+        },
+        senseless: match &error {
+            kube::Error::Api(status) => matches!(status.code, 400 | 413 | 422),
+            _ => false,
+        },
+    })
+}
+
+/// What a server answers to a question.
+///
+/// # Errors
+/// In words: it does not answer as long as is sensible.
+pub fn answer<T>(
+    runtime: &Runtime,
+    what: impl Future<Output = kube::Result<T>>,
+) -> Result<kube::Result<T>, String> {
+    runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, what).await })
+        .map_err(|_| format!("the API server did not answer within {} s", PATIENCE.as_secs()))
 }
 
 impl Refusal {
     fn lasting(message: impl Into<String>) -> Self {
-        Self { message: message.into(), passing: false }
+        Self { message: message.into(), passing: false, senseless: true }
     }
 
     fn passing(message: impl Into<String>) -> Self {
-        Self { message: message.into(), passing: true }
+        Self { message: message.into(), passing: true, senseless: false }
+    }
+
+    /// The same, where a later try may do better.
+    fn again(self) -> Self {
+        Self { passing: true, ..self }
+    }
+
+    /// The same; a later try may do better unless the request itself is at fault.
+    fn unless_senseless(self) -> Self {
+        Self { passing: !self.senseless, ..self }
     }
 
     fn of(self, what: &'static str, run: &RunName) -> EngineError {
@@ -252,18 +275,7 @@ impl Refusal {
 fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
-        other => {
-            let mut text = other.to_string();
-            let mut cause = std::error::Error::source(other);
-            while let Some(error) = cause {
-                let words = error.to_string();
-                if !text.contains(&words) {
-                    text.push_str(&format!(": {words}"));
-                }
-                cause = error.source();
-            }
-            text
-        }
+        other => crate::types::causes(other),
     }
 }
 
@@ -273,12 +285,12 @@ impl Engine for ArgoEngine {
     }
 
     fn observe(&self, run: &StoredRun) -> Observed<()> {
-        match self.uid(run) {
+        let namespace = match self.made(run) {
             Ok(None) => return Observed::Absent,
-            Ok(Some(_)) => {}
+            Ok(Some((namespace, _))) => namespace,
             Err(_) => return Observed::Unknown,
-        }
-        match self.look(run) {
+        };
+        match self.sight.look(namespace, run.run.name.as_str()) {
             Ok(Known::There(seen)) if !self.has_begun(&run.run.name, &seen) => Observed::Absent,
             Ok(Known::There(_)) => Observed::Known(()),
             // It was there: nothing takes its place.
@@ -290,31 +302,65 @@ impl Engine for ArgoEngine {
         let name = &run.run.name;
         let failed = |refusal: Refusal| refusal.of("start", name);
         let pipeline = run.definition().ok_or_else(|| failed(Refusal::lasting(UNREADABLE)))?;
+        // What a run executes may not be what its file says now.
+        if let Some(lacks) = self.sites.lacks(&run.pipeline, &pipeline) {
+            return Err(failed(Refusal::passing(lacks)));
+        }
         // Whoever is in the right place can make it.
-        let site = self.site.as_ref().map_err(|message| failed(Refusal::passing(message)))?;
-        let made = compile::workflow(site, &pipeline, run);
-        let made = made.map_err(|message| failed(Refusal::lasting(message)))?;
+        let site = self.sites.site(run).map_err(|message| failed(Refusal::passing(message)))?;
+        let namespace = self.sites.namespace(&run.pipeline);
+        let namespace = namespace.ok_or_else(|| failed(Refusal::passing("nobody may run it")))?;
+        let made = compile::workflow(&site, &pipeline, run);
+        let mut made = made.map_err(|message| failed(Refusal::lasting(message)))?;
+        if self.holds {
+            made.metadata.finalizers = Some(vec![FINALIZER.into()]);
+        }
+        if let Some(pace) = &self.pace {
+            pace.wait();
+        }
         let created = self.wait(async {
-            let workflows: Api<Workflow> = Api::namespaced(
-                self.workflows.clone().into_client(),
-                self.workflows.namespace().unwrap_or_default(),
-            );
+            let workflows: Api<Workflow> = Api::namespaced(self.client.clone(), &namespace);
             match workflows.create(&PostParams::default(), &made).await {
                 Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
                 other => other.map(Some),
             }
         });
-        let namespace = self.workflows.namespace().unwrap_or_default();
         let handle = |uid: Option<String>| uid.map(|uid| format!("{namespace}/{uid}"));
-        if let Some(created) = created.map_err(failed)? {
+        // A quota, or rights that are on their way: a controller tries again.
+        let later =
+            |refusal: Refusal| if self.holds { refusal.unless_senseless() } else { refusal };
+        if let Some(created) = created.map_err(|refusal| failed(later(refusal)))? {
             return Ok(handle(created.metadata.uid));
         }
         // Somebody was here before: the same run, or another of its name.
-        let there = self.get(name).map_err(failed)?;
+        let there = self.wait(self.workflows(&namespace).get_opt(name.as_str())).map_err(failed)?;
         let there = there.ok_or_else(|| failed(Refusal::lasting("its Workflow comes and goes")))?;
         let identity = there.metadata.annotations.as_ref().and_then(|all| all.get(IDENTITY));
         if identity.map(String::as_str) == Some(&run.run.id.to_string()) {
-            return Ok(handle(there.metadata.uid));
+            // What was released was kept before. Nobody knows of that any more, or this process not yet.
+            let annotations = there.metadata.annotations.as_ref();
+            let released = annotations.is_some_and(|all| all.contains_key(RELEASED));
+            if there.metadata.deletion_timestamp.is_some() {
+                return Err(failed(Refusal::passing("a Workflow of its name is on its way out")));
+            }
+            if released || there.is_over() || there.has_pods() {
+                let message = format!(
+                    "NameTaken: Workflow {namespace}/{name} was executed already, and no record says so; \
+                     once it is deleted the run begins"
+                );
+                return Err(failed(Refusal::passing(message)));
+            }
+            // Whoever is about to remove it as nobody's finds it changed.
+            let metadata = json!({
+                "uid": there.metadata.uid,
+                "resourceVersion": there.metadata.resource_version,
+                "annotations": {TAKEN: Timestamp::now().to_string()},
+            });
+            let (patch, parameters) =
+                (Patch::Merge(json!({"metadata": metadata})), PatchParams::default());
+            let workflows = self.workflows(&namespace);
+            let there = self.wait(workflows.patch(name.as_str(), &parameters, &patch));
+            return Ok(handle(there.map_err(|refusal| failed(refusal.again()))?.metadata.uid));
         }
         let message = format!("NameTaken: a Workflow {name} of another identity is there");
         Err(failed(Refusal::lasting(message)))
@@ -323,13 +369,14 @@ impl Engine for ArgoEngine {
     fn start(&mut self, run: &StoredRun) -> Result<(), EngineError> {
         let name = &run.run.name;
         let failed = |refusal: Refusal| refusal.of("start", name);
-        let uid = self.uid(run).map_err(failed)?;
-        let uid = uid.ok_or_else(|| failed(Refusal::lasting("nothing was made to execute it")))?;
+        let made = self.made(run).map_err(failed)?;
+        let made = made.ok_or_else(|| failed(Refusal::lasting("nothing was made to execute it")));
+        let (namespace, uid) = made?;
         let limit = run.definition().and_then(|pipeline| pipeline.timeout());
         // Argo counts from when it first saw the Workflow, a person from its release.
         let deadline = match limit {
             None => None,
-            Some(limit) => match self.look(run).map_err(failed)? {
+            Some(limit) => match self.sight.look(namespace, name.as_str()).map_err(failed)? {
                 Known::Gone => return Err(failed(Refusal::lasting("its Workflow is gone"))),
                 Known::There(seen) => {
                     let seen = seen.status.started_at.as_ref().map_or(Timestamp::now(), |at| at.0);
@@ -340,21 +387,28 @@ impl Engine for ArgoEngine {
         };
         // A Workflow of another uid refuses the patch. The annotation makes each release a change: Argo can
         // miss one that comes while it first looks at the Workflow, and then looks no more.
+        // Who wrote which field is of no use to anybody from here on, and dear: for each later write, Argo's
+        // among them, the server would compare the whole object by a schema that is most of Kubernetes'.
         let annotations = json!({RELEASED: Timestamp::now().to_string()});
         let patch = json!({
-            "metadata": {"uid": uid, "annotations": annotations},
+            "metadata": {"uid": uid, "annotations": annotations, "managedFields": [{}]},
             "spec": {"suspend": false, "activeDeadlineSeconds": deadline},
         });
         let (patch, parameters) = (Patch::Merge(patch), PatchParams::default());
-        let patched = self.workflows.patch(name.as_str(), &parameters, &patch);
+        let workflows = self.workflows(namespace);
+        let patched = workflows.patch(name.as_str(), &parameters, &patch);
         let seen = self.wait(patched).map_err(failed)?;
-        self.watch(name, seen);
-        self.released.insert(name.clone(), Instant::now());
+        self.sight.took(seen);
+        let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        released.retain(|_, (at, time)| at.elapsed() < 2 * *time);
+        // One that has much to do is not asked more and more.
+        let time = released.get(name).map_or(NOTICE, |(_, time)| (2 * *time).min(LONGEST_NOTICE));
+        released.insert(name.clone(), (Instant::now(), time));
         Ok(())
     }
 
-    fn lacks(&self, _: &Pipeline) -> Option<String> {
-        None
+    fn lacks(&self, id: &PipelineId, pipeline: &Pipeline) -> Option<String> {
+        self.sites.lacks(id, pipeline)
     }
 
     fn stop(&mut self, run: &StoredRun) -> Result<(), EngineError> {
@@ -364,14 +418,24 @@ impl Engine for ArgoEngine {
     fn report(&self, run: &StoredRun, now: Timestamp) -> Result<Report, EngineError> {
         let name = &run.run.name;
         let failed = |refusal: Refusal| refusal.of("read", name);
-        let Some(uid) = self.uid(run).map_err(failed)? else { return Ok(Report::Nothing) };
-        let seen = match self.look(run).map_err(failed)? {
+        let Some((namespace, uid)) = self.made(run).map_err(failed)? else {
+            return Ok(Report::Nothing);
+        };
+        let seen = match self.sight.look(namespace, name.as_str()).map_err(failed)? {
             Known::Gone => return Ok(Report::Vanished),
             Known::There(seen) => seen,
         };
-        if seen.metadata.uid.as_deref() != Some(uid) {
-            return Ok(Report::Vanished);
-        }
+        let same = |seen: &Seen| seen.metadata.uid.as_deref() == Some(uid);
+        let seen = if same(&seen) {
+            seen
+        } else {
+            // What is known may be older than the run's own Workflow.
+            let read = self.wait(self.workflows(namespace).get_opt(name.as_str()));
+            match read.map_err(failed)?.filter(same) {
+                Some(read) => self.sight.took(read),
+                None => return Ok(Report::Vanished),
+            }
+        };
         let pipeline = run.definition().ok_or_else(|| failed(Refusal::lasting(UNREADABLE)))?;
         let (stands, steps) = reading::read(&pipeline, run, &seen, now);
         Ok(Report::Stands(Box::new(stands), steps))

@@ -36,6 +36,20 @@ pub fn tasks(pipeline: &Pipeline) -> Vec<String> {
 
 /// The template of the whole graph.
 pub const MAIN: &str = "main";
+/// The part of a resource step that gives values to its manifest.
+pub const VALUES: &str = "values";
+/// The part of a resource step that is its object.
+pub const OBJECT: &str = "object";
+/// The part of a resource step that tells of it.
+pub const TELL: &str = "tell";
+
+/// The part of a resource step that a node is, and the node of the attempt that the part belongs to.
+pub fn part_of(node: &str) -> Option<(&str, &'static str)> {
+    let (attempt, part) = node.rsplit_once('.')?;
+    let part = part.split('(').next()?;
+    let part = [VALUES, OBJECT, TELL].into_iter().find(|known| *known == part)?;
+    Some((attempt, part))
+}
 
 /// The task that a node belongs to, and the point of its sweep: nodes are named
 /// `WORKFLOW.TASK(INDEX:ITEM)(RETRY).attempt(RETRY)`, where only the first two parts are always there.

@@ -5,13 +5,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "reads and writes the volumes of the pod")]
 
-use std::collections::HashMap;
+mod parts;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+pub use self::parts::Part;
+use super::checkout;
 use super::compile::{PLACE, wants};
 use super::told::{Assignment, Beginning, Told, pack, unpack, unpack_all};
 use crate::engine::step::attempt;
@@ -20,9 +23,10 @@ use crate::engine::step::invocation::Site;
 use crate::engine::step::leftovers::{Places, results_folder, step_folder, write_run_document};
 use crate::engine::step::present;
 use crate::engine::step::retelling::{Attempt, retell};
+use crate::engine::step::workplace::{Before, Files};
 use crate::executor::write_whole;
 use crate::plan::{Phase, StepRecord};
-use crate::source::Source;
+use crate::source::{Source, git};
 use crate::spec::{Fingerprint, Pipeline};
 use crate::types::{Digest, RunName, Timestamp, TriggerKind};
 
@@ -48,6 +52,8 @@ pub struct Order {
     pub interruption: u64,
     /// What pods of earlier steps told, packed.
     pub told: Vec<String>,
+    /// Which part of the step.
+    pub part: Part,
 }
 
 /// Copies this program to where the step's own container finds it.
@@ -60,16 +66,21 @@ pub fn install(place: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Does a step, to its end. Returns the exit code; `source` shows a root's files.
+/// Does a step, to its end. Returns the exit code; `source` shows the files of a run, whose results go
+/// below a root.
 ///
 /// # Errors
 /// In words: there was nothing to do the step with.
-pub fn work(order: &Order, source: impl FnOnce(&Path) -> Box<dyn Source>) -> Result<i32, String> {
+pub fn work(
+    order: &Order,
+    source: impl FnOnce(&Path, &Files) -> Box<dyn Source>,
+) -> Result<i32, String> {
     let mut assignment: Assignment = unpack(&order.assignment)?;
     assignment.run.name = RunName::from_stored(&order.run).map_err(|error| error.to_string())?;
     let pipeline = assignment.pipeline()?;
     let at = pipeline.steps().iter().position(|step| step.name() == order.step);
     let at = at.ok_or_else(|| format!("the pipeline has no step {:?}", order.step))?;
+    let files = checkout::files(&assignment);
     let mut pod = Pod {
         results: Path::new(&assignment.root)
             .join(results_folder(pipeline.folder(), assignment.run.name.as_str())),
@@ -77,7 +88,8 @@ pub fn work(order: &Order, source: impl FnOnce(&Path) -> Box<dyn Source>) -> Res
         pipeline: &pipeline,
         task: Task { step: at, index: order.index },
         order,
-        source: source(Path::new(&assignment.root)),
+        source: source(Path::new(&assignment.root), &files),
+        files,
     };
     let (mut told, mut code) = pod.work().unwrap_or_else(|message| {
         eprintln_line(&message);
@@ -104,7 +116,7 @@ pub fn work(order: &Order, source: impl FnOnce(&Path) -> Box<dyn Source>) -> Res
 impl Assignment {
     fn pipeline(&self) -> Result<Pipeline, String> {
         let name = self.run.pipeline.parse().map_err(|_| "a pipeline's name is none")?;
-        let pipeline = self.spec.definition.pipeline(&name, self.spec.max_points);
+        let pipeline = self.spec.pipeline(&name);
         pipeline.ok_or_else(|| "the recorded pipeline cannot be read by this version".to_owned())
     }
 }
@@ -140,6 +152,7 @@ struct Pod<'a> {
     task: Task,
     order: &'a Order,
     source: Box<dyn Source>,
+    files: Files,
 }
 
 impl Pod<'_> {
@@ -170,6 +183,7 @@ impl Pod<'_> {
             .concat();
         let mut before: Vec<Attempt> = before.into_iter().filter_map(|told| told.attempt).collect();
         let now = Timestamp::now();
+        self.add_those_before(&mut before)?;
         self.add_the_silent(&mut before, now);
         let board = retell(self.pipeline, self.assignment.run.name.as_str(), before, now);
         let failed = |need: &&usize| {
@@ -186,7 +200,14 @@ impl Pod<'_> {
         }
         let states = board.states();
         let records: Vec<&StepRecord> = states.iter().map(|state| &state.record).collect();
-        let attempt = self.attempt(&records, recorded.as_ref())?;
+        let attempt = match &self.order.part {
+            Part::Whole => self.attempt(&records, recorded.as_ref())?,
+            Part::Values => {
+                self.values(&records)?;
+                return Ok((told(None), 0));
+            }
+            Part::Tell { began, made } => self.tell(*began, made)?,
+        };
         let code = match &attempt.end {
             Some(AttemptEnd::Succeeded(_)) => 0,
             Some(AttemptEnd::Failed { exit_code, .. }) => exit_code.filter(|c| *c > 0).unwrap_or(1),
@@ -213,6 +234,24 @@ impl Pod<'_> {
                 }));
             }
         }
+    }
+
+    /// What is on record of the steps before those that Argo passes on the words of: their files travel too,
+    /// where they do not lie in a folder that all steps share.
+    fn add_those_before(&self, told: &mut Vec<Attempt>) -> Result<(), String> {
+        if matches!(self.files, Files::Folder) {
+            return Ok(());
+        }
+        let wants = wants(self.pipeline, self.task.step);
+        let ancestors = self.pipeline.graph().ancestors(self.task.step);
+        let further: Vec<&str> = ancestors
+            .iter()
+            .filter(|step| !wants.contains(step))
+            .map(|&step| self.pipeline.steps()[step].name())
+            .collect();
+        let known = self.told_before().map_err(|error| error.to_string())?;
+        told.extend(known.into_iter().filter(|one| further.contains(&one.step.as_str())));
+        Ok(())
     }
 
     /// The attempt, and further ones in this pod while its process is lost.
@@ -262,10 +301,17 @@ impl Pod<'_> {
         })
     }
 
+    /// What the pods of one claim share. A run that was executed in a former life, of which no record is left,
+    /// may have left its own.
+    fn shared(&self) -> PathBuf {
+        let claimed = self.assignment.run.created_at.to_string();
+        self.results.join(format!("{SHARED}-{}", Digest::of_bytes(claimed.as_bytes()).short()))
+    }
+
     /// How many pods began this very attempt and told nothing: Argo makes a pod that went before it saw it
     /// begin anew, and does not count it.
     fn begun_before(&self) -> Result<u64, String> {
-        let shared = self.results.join(SHARED).join("told");
+        let shared = self.shared().join("told");
         let name = format!("{}.began-", self.name());
         let failed = |error: std::io::Error| format!("failed to write {name}: {error}");
         let entries = std::fs::read_dir(&shared).map_err(failed)?.flatten();
@@ -285,7 +331,7 @@ impl Pod<'_> {
 
     /// The attempts that pods of this run told of so far.
     fn told_before(&self) -> std::io::Result<Vec<Attempt>> {
-        let entries = std::fs::read_dir(self.results.join(SHARED).join("told"))?.flatten();
+        let entries = std::fs::read_dir(self.shared().join("told"))?.flatten();
         let read = entries.filter_map(|entry| {
             serde_json::from_str(&std::fs::read_to_string(entry.path()).ok()?).ok()
         });
@@ -318,15 +364,18 @@ impl Pod<'_> {
         let (root, state) = (Path::new(&self.assignment.root), Path::new(PLACE));
         let places = Places::make(root, state, self.folder(), &format!("{number}"))
             .map_err(|error| format!("failed to make the step's folder: {error}"))?;
+        let before =
+            Before { pipeline: self.pipeline, step: self.task.step, records, results: root };
+        let work = self.files.workplace(&before, &state.join("work").join(number.to_string()))?;
         let site = Site {
             pipeline: self.pipeline,
             run: &self.assignment.run,
             records,
             results: root,
-            root: root.to_owned(),
-            fresh: None,
-            placed: HashMap::new(),
-            notebooks: self.results.join(SHARED).join("notebooks"),
+            root: work.root,
+            fresh: work.fresh,
+            placed: work.placed,
+            notebooks: self.shared().join("notebooks"),
             state,
             secrets: self.assignment.env.clone(),
         };
@@ -336,7 +385,8 @@ impl Pod<'_> {
     /// What the run's files were when its first pod began: found out once, by whichever pod is first.
     /// The others take what that one found, also later ones after a change.
     fn begin(&mut self) -> Result<Beginning, String> {
-        let shared = self.results.join(SHARED);
+        let here = matches!(self.files, Files::Folder) || checkout::fetched()?;
+        let shared = self.shared();
         let verdict = shared.join("beginning.json");
         let known = || {
             let text = std::fs::read_to_string(&verdict).ok()?;
@@ -354,7 +404,11 @@ impl Pod<'_> {
         let root = PathBuf::from(&self.assignment.root);
         let notebooks = made.path().join("notebooks");
         let copy = |path: &str| -> Result<Result<Digest, String>, String> {
-            let bytes = match std::fs::read(root.join(path)) {
+            let read = match &self.files {
+                Files::Folder => std::fs::read(root.join(path)).map_err(|error| error.to_string()),
+                Files::Commit { objects, commit } => git::content(objects, commit, path),
+            };
+            let bytes = match read {
                 Ok(bytes) => bytes,
                 Err(error) => return Ok(Err(format!("failed to read {path}: {error}"))),
             };
@@ -367,7 +421,12 @@ impl Pod<'_> {
         };
         let spec = &self.assignment.spec;
         let file = &spec.definition.file;
-        let beginning = match present::take(self.pipeline, file, self.source.as_mut(), &copy)? {
+        let present = if here {
+            present::take(self.pipeline, file, self.source.as_mut(), &copy)?
+        } else {
+            Err(format!("commit {} is no longer in the repository", self.assignment.run.revision))
+        };
+        let beginning = match present {
             Err(why) if self.is_change() => {
                 eprintln_line(&why);
                 Beginning::MovedOn
@@ -402,7 +461,7 @@ impl Pod<'_> {
 
     /// Leaves what this pod tells beside what others told, and writes the run's document anew.
     fn record(&self, attempt: &Attempt) -> Result<(), String> {
-        let told = self.results.join(SHARED).join("told");
+        let told = self.shared().join("told");
         let name = format!("{}.json", self.name());
         let text = serde_json::to_string(attempt).map_err(|error| error.to_string())?;
         let failed = |error: std::io::Error| format!("failed to write {name}: {error}");

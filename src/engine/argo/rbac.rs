@@ -7,10 +7,30 @@
 use serde_json::{Value, json};
 
 /// A service account with its role, for people who run pipelines from their Jupyter pods.
-pub fn of_users(namespace: &str, service_account: &str) -> [Value; 3] {
+///
+/// Resources, as `jobs.batch`, are those that its resource steps make.
+pub fn of_users(namespace: &str, service_account: &str, resources: &[String]) -> [Value; 3] {
     let metadata = json!({"name": "jupyterflow", "namespace": namespace});
     let group = "rbac.authorization.k8s.io";
     let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+    let objects = resources.iter().map(|one| {
+        let (resource, group) = one.split_once('.').unwrap_or((one, ""));
+        rule(group, resource, &["get", "list", "create", "patch", "delete"])
+    });
+    let mut rules = vec![
+        // The own pod, for its image and volumes.
+        rule("", "pods", &["list"]),
+        rule("argoproj.io", "workflows", &["create", "get", "patch", "watch"]),
+        // `up --engine argo` publishes pipelines, which a controller runs; `status`, `stop`, `retry` and others see
+        // and ask for their runs.
+        rule("jupyterflow.io", "notebookpipelines", &["get", "list", "watch", "create", "patch"]),
+        rule("jupyterflow.io", "notebookruns", &["get", "list", "watch", "create", "patch"]),
+        // `logs` of runs whose volume is not at hand.
+        rule("", "pods/log", &["get"]),
+        // What Argo asks of the pods of every Workflow.
+        rule("argoproj.io", "workflowtaskresults", &["create", "patch"]),
+    ];
+    rules.extend(objects);
     [
         json!({
             "apiVersion": "v1",
@@ -21,13 +41,7 @@ pub fn of_users(namespace: &str, service_account: &str) -> [Value; 3] {
             "apiVersion": format!("{group}/v1"),
             "kind": "Role",
             "metadata": metadata,
-            "rules": [
-                // The own pod, for its image and volumes.
-                rule("", "pods", &["list"]),
-                rule("argoproj.io", "workflows", &["create", "get", "patch", "watch"]),
-                // What Argo asks of the pods of every Workflow.
-                rule("argoproj.io", "workflowtaskresults", &["create", "patch"]),
-            ],
+            "rules": rules,
         }),
         json!({
             "apiVersion": format!("{group}/v1"),

@@ -2,21 +2,30 @@
 //!
 //! Owns what each phase and node of Argo means for us. What it cannot tell, it does not guess.
 
+use std::io::Read;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use brotli_decompressor::Decompressor;
 use flate2::read::GzDecoder;
 use indexmap::IndexMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use ruzstd::decoding::StreamingDecoder;
+
 use super::names;
+use super::object::WATCH_ENDED;
 use super::told::{Beginning, Told, unpack_all};
 use super::workflow::{Node, Seen};
 use crate::engine::step::board::{AttemptEnd, Left};
 use crate::engine::step::retelling::{Attempt, retell};
 use crate::plan::{Phase, Reason, Run};
-use crate::spec::Pipeline;
+use crate::spec::{Pipeline, Step, Work};
 use crate::store::{StepState, StoredRun};
 use crate::types::Timestamp;
+
+/// The most that nodes may be when unpacked, in bytes: etcd takes 1.5 MiB of them packed.
+const LARGEST: u64 = 256 << 20;
 
 /// Where a run and its steps stand.
 pub fn read(
@@ -31,6 +40,7 @@ pub fn read(
     let meant = seen.spec.shutdown.is_some() || late(seen);
     let tasks = names::tasks(pipeline);
     let mut attempts = Vec::new();
+    let mut objects: IndexMap<&str, (Of<'_>, Vec<Part<'_>>)> = IndexMap::new();
     let mut beginning = None;
     let mut waiting = None;
     for node in nodes.iter().flat_map(IndexMap::values).filter(|node| node.kind == "Pod") {
@@ -43,7 +53,19 @@ pub fn read(
         if node.phase.as_deref() == Some("Pending") {
             waiting = node.message.clone().filter(|message| !ordinary(message)).or(waiting);
         }
-        attempts.extend(attempt((pipeline, &tasks), run.name.as_str(), node, told, meant));
+        match object_of(pipeline, &tasks, run.name.as_str(), node) {
+            Some((key, of, part)) => {
+                objects.entry(key).or_insert((of, Vec::new())).1.push((part, node, told));
+            }
+            None => {
+                attempts.extend(attempt((pipeline, &tasks), run.name.as_str(), node, told, meant));
+            }
+        }
+    }
+    for (of, parts) in objects.into_values() {
+        let attempt =
+            |node: &Node, told| attempt((pipeline, &tasks), run.name.as_str(), node, told, meant);
+        attempts.extend(whole(of, parts, late(seen), attempt));
     }
     run.started_at = attempts.iter().map(|attempt| attempt.started_at).min().or(run.started_at);
     let mut board = retell(pipeline, run.name.as_str(), attempts, now);
@@ -52,6 +74,10 @@ pub fn read(
     }
     let status = &seen.status;
     run.message = waiting.map(|message| format!("a pod waits: {message}"));
+    // Before its first pod a suspension is our own.
+    if seen.spec.suspend == Some(true) && seen.has_pods() && !seen.is_over() {
+        run.message = Some("its Workflow is suspended: no step starts until `argo resume`".into());
+    }
     run.phase = if run.started_at.is_some() { Phase::Running } else { Phase::Pending };
     if seen.is_over() {
         let outcome = board.outcome();
@@ -113,6 +139,108 @@ pub fn read(
     (run, steps)
 }
 
+/// A part of a resource step: which, its node, and what it told.
+type Part<'a> = (&'static str, &'a Node, Option<Told>);
+
+/// A step, and the point of its sweep.
+type Of<'a> = (&'a Step, Option<usize>);
+
+/// Of a pod of a resource step: the node of its attempt, the step, and which part of it the pod is.
+fn object_of<'a>(
+    pipeline: &'a Pipeline,
+    tasks: &[String],
+    run: &str,
+    node: &'a Node,
+) -> Option<(&'a str, Of<'a>, &'static str)> {
+    let (task, index) = names::task_of(run, &node.name)?;
+    let step = &pipeline.steps()[tasks.iter().position(|name| name == task)?];
+    let (key, part) = names::part_of(&node.name)?;
+    matches!(step.work(), Work::Resource(_)).then_some((key, (step, index), part))
+}
+
+/// What Argo says of an object, for a person.
+fn said_of_object(step: &Step, words: &str) -> String {
+    let Work::Resource(resource) = step.work() else { return words.to_owned() };
+    match &resource.failure {
+        Some(failure) if words.contains("failure condition") => {
+            format!("its condition of failure holds: {failure}")
+        }
+        // `main: Error (exit code 64): WHY`.
+        _ => {
+            let why = words.split_once("): ").map_or(words, |(_, why)| why).trim();
+            let why = why.strip_prefix("no more retries ").unwrap_or(why);
+            match why.char_indices().nth(400) {
+                Some((end, _)) => format!("{}…", &why[..end]),
+                None => why.to_owned(),
+            }
+        }
+    }
+}
+
+/// The attempt that the parts of a resource step make together.
+fn whole(
+    (step, index): Of<'_>,
+    mut parts: Vec<Part<'_>>,
+    late: bool,
+    attempt: impl Fn(&Node, Option<Told>) -> Option<Attempt>,
+) -> Option<Attempt> {
+    let place = |part: &str| {
+        [names::VALUES, names::OBJECT, names::TELL].iter().position(|one| *one == part)
+    };
+    parts.sort_by_key(|(part, node, _)| (place(part), time(node.started_at.as_ref())));
+    let mut whole: Option<Attempt> = None;
+    let mut lost = 0;
+    for (part, node, told) in parts {
+        let is_object = part == names::OBJECT;
+        // What another pod took the place of was lost.
+        lost += u64::from(matches!(
+            whole.as_ref().map(|one| &one.end),
+            Some(Some(AttemptEnd::Lost(_)))
+        ));
+        let well = node.phase.as_deref() == Some("Succeeded");
+        let quiet = told.as_ref().is_some_and(|told| told.attempt.is_none());
+        if quiet && !well {
+            // It did nothing, and nothing follows.
+            continue;
+        }
+        let done = quiet || (is_object && well);
+        let own = if done { None } else { attempt(node, told) };
+        let words = node.message.as_deref().unwrap_or_default();
+        // Argo keeps no code of it, and what it was stopped at may have been made.
+        let stopped = is_object && words.contains("with strategy");
+        let began = time(node.started_at.as_ref()).filter(|_| done || stopped || own.is_some());
+        let started_at = whole.as_ref().map(|one| one.started_at).or(began);
+        let Some(started_at) = started_at else { continue };
+        let mut end = own.as_ref().and_then(|own| own.end.clone());
+        if is_object {
+            let limit = step.timeout().filter(|_| is_deadline(words) && !late);
+            if let Some(limit) = limit {
+                let message = format!("it took longer than its timeout of {limit}");
+                end = Some(AttemptEnd::failed(message));
+            } else if stopped {
+                end = Some(AttemptEnd::Stopped);
+            } else if words.contains(WATCH_ENDED) {
+                end = Some(AttemptEnd::Lost("its pod was ended from outside".into()));
+            } else if let Some(AttemptEnd::Failed { exit_code, message, .. }) = &mut end {
+                // Argo's own says nothing of the object.
+                *exit_code = None;
+                *message = said_of_object(step, words);
+            }
+        }
+        whole = Some(Attempt {
+            step: step.name().to_owned(),
+            index,
+            started_at,
+            finished_at: own.and_then(|own| own.finished_at).filter(|_| end.is_some()),
+            // Argo counts for each part what the board counts for all of them.
+            lost: lost.min(step.interruptions()),
+            note: None,
+            end,
+        });
+    }
+    whole
+}
+
 /// Whether a run had all the time that it may have, by Argo's own count.
 fn late(seen: &Seen) -> bool {
     let took = seen.status.started_at.as_ref().zip(seen.status.finished_at.as_ref());
@@ -128,7 +256,18 @@ fn nodes(seen: &Seen) -> Option<IndexMap<String, Node>> {
     }
     let packed = status.compressed_nodes.as_ref().filter(|packed| !packed.is_empty())?;
     let bytes = STANDARD.decode(packed).ok()?;
-    serde_json::from_reader(GzDecoder::new(bytes.as_slice())).ok()
+    let mut json = Vec::new();
+    unpacked(&bytes)?.take(LARGEST).read_to_end(&mut json).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+/// What an administrator of Argo may choose: gzip, and from 4.1 on zstd or Brotli, which has no mark of its own.
+fn unpacked(bytes: &[u8]) -> Option<Box<dyn Read + '_>> {
+    Some(match bytes {
+        [0x1f, 0x8b, ..] => Box::new(GzDecoder::new(bytes)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(StreamingDecoder::new(bytes).ok()?),
+        _ => Box::new(Decompressor::new(bytes, 1 << 16)),
+    })
 }
 
 fn told(node: &Node) -> Option<Told> {

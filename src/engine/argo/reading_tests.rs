@@ -106,11 +106,35 @@ fn a_workflow_that_nobody_took_up_is_pending() {
 }
 
 #[test]
+fn a_workflow_that_a_person_suspends_says_so() {
+    let nodes = nodes(vec![node("a(0)", "Succeeded", &told("a", 2, well(), Beginning::Claimed))]);
+    let suspended = || json!({"suspend": true});
+    let (run, steps) = read_of("Running", suspended(), json!({"nodes": nodes.clone()}));
+    assert_eq!((run.phase, steps.as_str()), (Phase::Running, "a Succeeded, b Pending"));
+    assert!(run.message.unwrap().contains("suspended"));
+    let (run, _) = read_of("Running", suspended(), json!({}));
+    assert_eq!(run.message, None);
+    let (run, _) = read_of("Failed", suspended(), json!({"nodes": nodes}));
+    assert!(!run.message.unwrap_or_default().contains("suspended"));
+}
+
+#[test]
 fn nodes_are_read_plain_and_compressed() {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(both_well().to_string().as_bytes()).unwrap();
-    let packed = STANDARD.encode(encoder.finish().unwrap());
-    for status in [json!({"nodes": both_well()}), json!({"compressedNodes": packed})] {
+    let text = both_well().to_string();
+    let level = ruzstd::encoding::CompressionLevel::Fastest;
+    let zstd = ruzstd::encoding::compress_to_vec(text.as_bytes(), level);
+    let mut brotli = Vec::new();
+    brotli::BrotliCompress(
+        &mut text.as_bytes(),
+        &mut brotli,
+        &brotli::enc::BrotliEncoderParams::default(),
+    )
+    .unwrap();
+    let ways = [encoder.finish().unwrap(), zstd, brotli];
+    let packed = ways.map(|bytes| json!({"compressedNodes": STANDARD.encode(bytes)}));
+    for status in [json!({"nodes": both_well()})].into_iter().chain(packed) {
         let (run, steps) = read_of("Succeeded", json!({}), status);
         assert_eq!((run.phase, steps.as_str()), (Phase::Succeeded, "a Succeeded, b Succeeded"));
         assert_eq!((run.started_at, run.finished_at), (Some(at(2)), Some(at(20))));
@@ -206,4 +230,70 @@ fn what_argo_could_not_even_begin_says_why() {
     let (run, _) = read_of("Error", json!({}), status);
     assert_eq!(run.phase, Phase::Failed);
     assert!(run.message.unwrap().contains("invalid spec"));
+}
+
+const OBJECT: &str = "name: p\nsteps:\n  a:\n    resource: {manifest: {apiVersion: batch/v1, kind: Job}, success: status.succeeded > 0, \
+                      failure: status.failed > 0}\n    timeout: 1m\n    retries: 1\n";
+
+fn part(name: &str, phase: &str, told: &str, message: &str) -> Value {
+    let mut node = node(name, phase, told);
+    node["message"] = message.into();
+    node
+}
+
+/// The run, and its step's phase, attempt and message.
+fn object_of(phase: &str, spec: Value, list: Vec<Value>) -> (Phase, String) {
+    let (_, mut stored) = stored();
+    stored.spec.definition.text = OBJECT.into();
+    let mut status = nodes(list);
+    status = json!({"phase": phase, "startedAt": at(1).to_string(), "nodes": status});
+    if phase != "Running" {
+        status["finishedAt"] = at(20).to_string().into();
+    }
+    let seen = json!({"metadata": {"uid": "uid"}, "spec": spec, "status": status});
+    let seen: Seen = serde_json::from_value(seen).unwrap();
+    let (run, steps) = read(&stored.definition().unwrap(), &stored, &seen, at(30));
+    let record = &steps[0].record;
+    let words = record.message.clone().unwrap_or_default();
+    (run.phase, format!("{} {} {words}", record.phase, record.attempt))
+}
+
+#[test]
+fn the_parts_of_a_resource_step_are_one_attempt() {
+    let quiet = pack(&Told { attempt: None, beginning: Some(Beginning::Claimed) }).unwrap();
+    let made = part("a(0).object(0)", "Succeeded", "", "");
+    let tells = part("a(0).tell(0)", "Succeeded", &told("a", 2, well(), Beginning::Claimed), "");
+    let values = part("a(0).values(0)", "Succeeded", &quiet, "");
+    let of = |list: &[&Value]| list.iter().map(|one| (*one).clone()).collect::<Vec<_>>();
+    let running = json!({});
+    let (phase, step) = object_of("Running", running.clone(), of(&[&values]));
+    assert_eq!((phase, step.as_str()), (Phase::Running, "Running 1 "));
+    let (phase, step) = object_of("Running", running.clone(), of(&[&made, &values]));
+    assert_eq!((phase, step.as_str()), (Phase::Running, "Running 1 "));
+    let (phase, step) = object_of("Succeeded", running.clone(), of(&[&tells, &made, &values]));
+    assert_eq!((phase, step.as_str()), (Phase::Succeeded, "Succeeded 1 "));
+    // A pod that was lost is no failure of the object; a condition that holds is, and is tried again.
+    let lost = part("a(0).object(0)", "Error", "", "pod deleted");
+    let again = part("a(0).object(1)", "Running", "", "");
+    let (phase, step) = object_of("Running", running.clone(), of(&[&lost, &again]));
+    assert_eq!((phase, step.as_str()), (Phase::Running, "Running 2 "));
+    let words =
+        "main: Error (exit code 64): failure condition '{status.failed gt [0]}' evaluated true";
+    let failed = part("a(0).object(0)", "Failed", "", words);
+    let second = part("a(1).object(0)", "Failed", "", words);
+    let (phase, step) = object_of("Failed", running.clone(), of(&[&failed, &second]));
+    let holds = "Failed 2 its condition of failure holds: status.failed > 0";
+    assert_eq!((phase, step.as_str()), (Phase::Failed, holds));
+    let words = "main: Error (exit code 64): jobs.batch is forbidden";
+    let failed = part("a(1).object(0)", "Failed", "", words);
+    let first = part("a(0).object(0)", "Failed", "", words);
+    let (_, step) = object_of("Failed", running.clone(), of(&[&first, &failed]));
+    assert_eq!(step, "Failed 2 jobs.batch is forbidden");
+    let late = "Pod was active on the node longer than the specified deadline";
+    let late = part("a(0).object(0)", "Failed", "", late);
+    let (_, step) = object_of("Running", running, of(&[&late]));
+    assert_eq!(step, "Pending 1 it took longer than its timeout of 1m");
+    let stopped = part("a(0).object(0)", "Failed", "", "workflow shutdown with strategy:  Stop");
+    let (phase, step) = object_of("Failed", json!({"shutdown": "Stop"}), of(&[&values, &stopped]));
+    assert_eq!((phase, step.as_str()), (Phase::Stopped, "Stopped 1 "));
 }

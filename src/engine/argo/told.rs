@@ -12,6 +12,7 @@ use flate2::write::GzEncoder;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::checkout::Checkout;
 use crate::engine::step::retelling::Attempt;
 use crate::plan::Run;
 use crate::spec::Fingerprint;
@@ -29,8 +30,11 @@ pub struct Assignment {
     pub run: Run,
     /// What it executes.
     pub spec: RunSpec,
-    /// The source's root in the pod.
+    /// The source's root in the pod; of a repository, where its results go.
     pub root: String,
+    /// Where the run's commit comes from; none where its files lie in the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkout: Option<Checkout>,
     /// Variables whose values Argo would take for its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<(String, String)>,

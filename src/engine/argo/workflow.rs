@@ -34,6 +34,8 @@ pub struct Workflow {
 #[expect(missing_docs, reason = "the names are Argo's")]
 pub struct WorkflowSpec {
     pub entrypoint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_exit: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,9 +124,11 @@ impl Parameter {
 
 /// Where a value comes from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the names are Argo's")]
 pub struct ValueFrom {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json_path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,6 +152,10 @@ pub struct Template {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dag: Option<Dag>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<ResourceTemplate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<Container>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub init_containers: Vec<Container>,
@@ -157,6 +165,22 @@ pub struct Template {
     pub node_selector: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
+}
+
+/// An object that Argo makes and watches, or removes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the names are Argo's")]
+pub struct ResourceTemplate {
+    pub action: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub manifest: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub success_condition: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_condition: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
 }
 
 /// Further attempts.
@@ -202,6 +226,8 @@ pub struct DagTask {
     pub template: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub depends: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub when: String,
     #[serde(skip_serializing_if = "Arguments::is_empty")]
     pub arguments: Arguments,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,6 @@
 #![expect(clippy::disallowed_methods, reason = "makes folders, reads the clock and waits")]
 
 mod present;
-mod workplace;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +16,6 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use self::present::Present;
-pub use self::workplace::Files;
 use super::secrets;
 use super::slots::{Slot, Slots};
 use crate::engine::step::attempt::{self, Invocation};
@@ -26,6 +24,7 @@ use crate::engine::step::invocation::Site;
 use crate::engine::step::leftovers::{
     Places, results_folder, set_aside, step_folder, write_run_document,
 };
+use crate::engine::step::workplace::{Before, Files};
 use crate::plan::{Phase, Reason, Run, StepRecord};
 use crate::source::Source;
 use crate::spec::{Pipeline, Step};
@@ -308,9 +307,15 @@ impl Host<'_> {
             format!("{run}-{}-{}-{attempt}", task.step, task.index.map_or(0, |index| index + 1));
         let places = Places::make(self.root, self.state, relative, &key)
             .map_err(|error| format!("failed to make the step's folder: {error}"))?;
-        let work = self.workplace(task, &key)?;
         let states = self.board.states();
         let records: Vec<&StepRecord> = states.iter().map(|state| &state.record).collect();
+        let before = Before {
+            pipeline: self.pipeline,
+            step: task.step,
+            records: &records,
+            results: self.root,
+        };
+        let work = self.files.workplace(&before, &self.state.join("work").join(&key))?;
         let secrets = step.secrets().iter();
         let secrets = secrets.map(|(name, secret)| Ok((name.clone(), secrets::read(secret)?)));
         let site = Site {

@@ -28,9 +28,9 @@ use super::{Engine, EngineError};
 use crate::plan::Observed;
 use crate::spec::Pipeline;
 use crate::store::StoredRun;
-use crate::types::RunName;
+use crate::types::{PipelineId, RunName};
 
-pub use host::{Files, Hosting, host};
+pub use host::{Hosting, host};
 pub use supervisor::supervise;
 
 /// The engine over one state.
@@ -176,7 +176,7 @@ impl Engine for LocalEngine {
         Ok(())
     }
 
-    fn lacks(&self, pipeline: &Pipeline) -> Option<String> {
+    fn lacks(&self, _: &PipelineId, pipeline: &Pipeline) -> Option<String> {
         secrets::missing(pipeline)
     }
 

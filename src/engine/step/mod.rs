@@ -12,3 +12,4 @@ pub mod present;
 pub mod processes;
 pub mod retelling;
 pub mod values;
+pub mod workplace;

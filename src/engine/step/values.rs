@@ -66,9 +66,15 @@ impl Scope<'_> {
     /// # Errors
     /// An output that is not there.
     pub fn text(&self, text: &str, params: &IndexMap<String, Value>) -> Result<String, String> {
-        let template = Template::parse(text)?;
-        let value = template.value(&mut |reference| self.look_up(reference, params))?;
-        Ok(as_text(&value))
+        self.value(text, params).map(|value| as_text(&value))
+    }
+
+    /// A text with its references replaced; of a single reference its value with its type.
+    ///
+    /// # Errors
+    /// An output that is not there.
+    pub fn value(&self, text: &str, params: &IndexMap<String, Value>) -> Result<Value, String> {
+        Template::parse(text)?.value(&mut |reference| self.look_up(reference, params))
     }
 
     /// The value of one reference, as text for an environment variable.

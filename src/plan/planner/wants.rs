@@ -99,7 +99,7 @@ impl Planner<'_> {
     /// Why nothing that is wanted may be claimed now.
     fn hold(&self, definition: &Definition<'_>) -> Option<(Reason, String)> {
         let mut steps = definition.pipeline.steps().iter();
-        if let Some(step) = steps.find(|step| is_resource(step.work())) {
+        if let Some(step) = steps.find(|step| is_resource(step.work()) && !self.facts.on_cluster) {
             let why = format!("step `{}` is a resource: it needs the argo engine", step.name());
             return Some((Reason::NotExecutedYet, why));
         }

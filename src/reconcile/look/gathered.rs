@@ -4,22 +4,23 @@
 //! Owns where each fact comes from. It decides nothing.
 
 use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
 use super::Seeing;
 use crate::plan::{
     Action, Asks, CheckSeen, Definition, Ledger, Observed, PipelineFacts, PipelinePlan, Reason,
     RunFact, Seen, Success, Upstream, Vanished, moved_from, plan, settled_at,
 };
-use crate::reconcile::{Memory, PassError, Scope, Settle, World};
+use crate::reconcile::{Memory, PassError, Scope, Settle, Still, World};
 use crate::source::PipelineFile;
 use crate::spec::fingerprint::Files;
 use crate::spec::{Fingerprint, Pipeline, RelativePath, names_file};
-use crate::store::{FileText, Standing, StoreError, StoredPipeline, StoredRun};
+use crate::store::{EngineName, FileText, Standing, StoreError, StoredPipeline, StoredRun};
 use crate::types::{Digest, Period, PipelineId, Timestamp, TriggerKind, counted};
 
 /// A pipeline as the source shows it, and what is known of it.
 pub struct Newly<'a> {
-    pub file: &'a PipelineFile,
+    pub file: &'a Arc<PipelineFile>,
     pub pipeline: &'a Pipeline,
     pub row: Option<StoredPipeline>,
     pub vanished: &'a [Vanished<'a>],
@@ -41,6 +42,7 @@ pub struct Gathered {
     settle: Period,
     inputs_written: Option<(Timestamp, Timestamp)>,
     lacks: Option<String>,
+    on_cluster: bool,
     upstreams: Vec<Upstream>,
     check: Option<CheckSeen>,
     adopt: bool,
@@ -57,8 +59,10 @@ impl Gathered {
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         let Newly { file, pipeline, row, vanished, commit } = seen;
-        let fingerprint = Fingerprint::new(pipeline, &file.files);
-        let (still_since, settle) = standing(memory, scope, id, &fingerprint.digest, file, now);
+        let accepted = row.as_ref().and_then(|row| row.ledger.change.accepted.as_ref());
+        let fingerprint = memory.files.fingerprint(file, pipeline, accepted);
+        let digests = (&fingerprint.digest, accepted.map(|accepted| &accepted.digest));
+        let (still_since, settle) = standing(memory, scope, id, digests, file, now);
         let broken = file.broken.iter().find(|(path, _)| names_file(pipeline, path));
         let mut ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
         // A place that is new, or whose pipeline went elsewhere before, may take over cursors.
@@ -110,7 +114,8 @@ impl Gathered {
             still_since,
             settle,
             inputs_written: changed.and_then(|paths| written(&paths, &file.folder, &file.files)),
-            lacks: world.engine.lacks(pipeline),
+            lacks: world.engine.lacks(id, pipeline),
+            on_cluster: world.engine.name() == EngineName::Argo,
             upstreams: Vec::new(),
             check: None,
             adopt: scope.adopt,
@@ -150,8 +155,10 @@ impl Gathered {
             }
             Ok(_) => Seen::Gone,
         };
+        let accepted = row.ledger.change.accepted.clone();
+        let object = |step: &str, _: &_| accepted.as_ref()?.manifest(step);
         let pipeline = text.pipeline(&row.id.name, scope.former_points());
-        let accepted = row.ledger.change.accepted.as_deref().cloned();
+        let pipeline = pipeline.map(|pipeline| pipeline.with_manifests(object));
         let runs = run_facts(world, memory, &row.id)?;
         Ok(Some(Self {
             id: row.id.clone(),
@@ -162,7 +169,8 @@ impl Gathered {
             still_since: now,
             settle: Period::from_seconds(0),
             inputs_written: None,
-            lacks: pipeline.as_ref().and_then(|pipeline| world.engine.lacks(pipeline)),
+            lacks: pipeline.as_ref().and_then(|one| world.engine.lacks(&row.id, one)),
+            on_cluster: world.engine.name() == EngineName::Argo,
             upstreams: Vec::new(),
             check: None,
             adopt: scope.adopt,
@@ -202,10 +210,10 @@ impl Gathered {
 
     /// The plan, where so many runs may start.
     pub fn plan(&self, room: usize, now: Timestamp) -> PipelinePlan {
-        let empty = Fingerprint::new_empty();
+        static EMPTY: LazyLock<Fingerprint> = LazyLock::new(Fingerprint::new_empty);
         let definition = self.in_force().map(|in_force| Definition {
             pipeline: self.seeing.pipeline.as_ref().unwrap_or(in_force),
-            fingerprint: self.seeing.fingerprint.as_ref().unwrap_or(&empty),
+            fingerprint: self.seeing.fingerprint.as_deref().unwrap_or(&EMPTY),
             schedules: in_force.triggers().schedules.as_slice(),
             revision: &self.seeing.revision,
             still_since: self.still_since,
@@ -214,6 +222,7 @@ impl Gathered {
         let facts = PipelineFacts {
             settle: self.settle,
             lacks: self.lacks.as_deref(),
+            on_cluster: self.on_cluster,
             check: self.check.as_ref(),
             upstreams: &self.upstreams,
             room,
@@ -290,27 +299,33 @@ pub fn link(gathered: &mut [Gathered]) {
 }
 
 /// Since when a pipeline stands still, and for how long it must.
-fn standing(
+pub fn standing(
     memory: &mut Memory,
     scope: &Scope,
     id: &PipelineId,
-    digest: &Digest,
+    (digest, accepted): (&Digest, Option<&Digest>),
     file: &PipelineFile,
     now: Timestamp,
 ) -> (Timestamp, Period) {
     let remembered = memory.still.get(id).cloned();
+    let other = accepted.filter(|accepted| *accepted != digest);
     let since = match &remembered {
+        // Somebody else accepted another since the last look: what is seen here may be the past.
+        Some(still) if other.is_some() && still.accepted.as_ref() != accepted => now,
         // A clock that stepped back must not make a change wait for the future.
-        Some((known, since)) if known == digest && *since <= now => *since,
+        Some(still) if still.digest == *digest && still.since <= now => still.since,
         Some(_) => now,
+        // Nor is it known at a first look who sees the past, where others look too.
+        None if scope.shared && other.is_some() => now,
         // Of a first look, the file system says more than we could.
         None => file.newest.filter(|newest| *newest <= now).unwrap_or(now),
     };
-    memory.still.insert(id.clone(), (digest.clone(), since));
+    let (digest, accepted) = (digest.clone(), accepted.cloned());
+    let seen_twice = remembered.is_some_and(|still| still.digest == digest);
+    memory.still.insert(id.clone(), Still { digest, accepted, since });
     match scope.settle {
         Settle::After(period) => (since, period),
         Settle::TwoLooks => {
-            let seen_twice = remembered.is_some_and(|(known, _)| known == *digest);
             (if seen_twice { Timestamp::MIN } else { since }, Period::from_seconds(1))
         }
     }

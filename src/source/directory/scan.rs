@@ -157,9 +157,11 @@ impl Scan {
 }
 
 impl Folder {
-    /// Whether its times say that it holds what it did.
+    /// Whether its times say that it holds what it did. What could not be read has nothing that stands: a
+    /// volume may have failed just after it told the times.
     fn stands(&self, present: Option<Stamp>, now: i64) -> bool {
         self.stamp.is_some()
+            && self.unreadable.is_none()
             && self.stamp == present
             && present.is_some_and(|stamp| !is_racy(&stamp, now))
     }
@@ -214,4 +216,19 @@ fn read(path: &Path, stamp: Option<Stamp>) -> Folder {
     folder.children.sort();
     folder.files.sort();
     folder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_could_not_be_read_is_read_again() {
+        let stamp = Some((1, 2, 3, 4, 5, 6, 7));
+        let read = Folder { stamp, ..Folder::default() };
+        assert!(read.stands(stamp, 1000));
+        assert!(!read.stands(None, 1000) && !read.stands(stamp, 6));
+        let failed = Folder { unreadable: Some("Input/output error".into()), ..read };
+        assert!(!failed.stands(stamp, 1000));
+    }
 }

@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 pub use self::address::{Address, InvalidAddress, Reference};
 pub use self::export::export;
 pub use self::poller::{Health, Polled, Poller};
-pub use self::remote::{GitError, RemoteRepository};
-use self::tips::{Tip, Tips};
+pub use self::remote::{GitError, RemoteRepository, fetch_commit};
+pub use self::tips::{Tip, Tips};
 use self::tree::{Blobs, CommitTree};
 use super::named;
 use super::{PipelineFile, Snapshot, Source, SourceError};
@@ -38,7 +38,7 @@ const DAMAGED: &str = "damaged";
 const RENEWED: &str = "renewed";
 
 /// A repository on this machine or elsewhere, with its mirror.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mirror {
     /// The repository.
     pub repository: RemoteRepository,
@@ -212,6 +212,20 @@ pub struct GitSource {
 }
 
 impl GitSource {
+    /// A source over a commit of a bare repository that is only read.
+    pub fn of_objects(objects: PathBuf, results: &Path, commit: String) -> Self {
+        Self {
+            shown: objects.display().to_string(),
+            objects,
+            mirror: None,
+            results: results.to_owned(),
+            commit: Some(commit),
+            max_points: usize::MAX,
+            blobs: Blobs::default(),
+            last: None,
+        }
+    }
+
     /// A source over a commit of a mirror, whose results go below a folder. Without a commit it cannot
     /// be read yet.
     pub fn new(mirror: &Mirror, results: &Path, commit: Option<String>, max_points: usize) -> Self {

@@ -21,8 +21,6 @@ const SPACING: Duration = Duration::from_secs(1);
 /// A host is asked so often in a second, and so often at once.
 const RATE: f64 = 20.0;
 const BURST: f64 = 40.0;
-/// How long a tip that goes back must stand.
-const PATIENCE: Period = Period::from_seconds(60);
 
 /// A repository to poll.
 pub struct Polled {
@@ -58,14 +56,14 @@ struct Slot {
     health: Health,
 }
 
-#[derive(Default)]
 struct Inner {
     slots: Vec<Slot>,
     buckets: HashMap<String, (f64, Instant)>,
     stopped: bool,
+    /// How long a tip that goes back must stand.
+    patience: Period,
 }
 
-#[derive(Default)]
 struct Shared {
     inner: Mutex<Inner>,
     woken: Condvar,
@@ -83,8 +81,9 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// Begins to poll; the first polls are spread over a second.
-    pub fn start(polled: Vec<Polled>) -> Self {
+    /// Begins to poll; the first polls are spread over a second. A tip that goes back counts once it stood
+    /// for `patience`.
+    pub fn start(polled: Vec<Polled>, patience: Period) -> Self {
         let now = Instant::now();
         let count = polled.len();
         let slots = polled.into_iter().map(|polled| Slot {
@@ -95,7 +94,9 @@ impl Poller {
             failures: 0,
             health: Health::default(),
         });
-        let inner = Inner { slots: slots.collect(), ..Inner::default() };
+        let slots = slots.collect();
+        let (buckets, stopped) = (HashMap::new(), false);
+        let inner = Inner { slots, buckets, stopped, patience };
         let shared = Arc::new(Shared { inner: Mutex::new(inner), woken: Condvar::new() });
         for _ in 0..count.min(THREADS) {
             let shared = Arc::clone(&shared);
@@ -159,10 +160,11 @@ fn work(shared: &Shared) {
         let slot = &mut inner.slots[at];
         (slot.busy, slot.last) = (true, Some(now));
         let mirror = slot.polled.mirror.clone();
+        let patience = inner.patience;
         drop(inner);
         let before = mirror.known();
         // A bug in one repository's reading must not end the polling of all others.
-        let poll = || mirror.poll(PATIENCE, Timestamp::now());
+        let poll = || mirror.poll(patience, Timestamp::now());
         let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll));
         let polled = polled.unwrap_or_else(|_| Err(super::GitError("this is a bug".into())));
         inner = shared.lock();

@@ -27,9 +27,11 @@ const SILENCE: i32 = 30_000;
 const DEADLINE: Duration = Duration::from_secs(600);
 /// and bring so many bytes.
 const LARGEST: usize = 4 << 30;
+/// The depth that is all of a history (libgit2's `GIT_FETCH_DEPTH_UNSHALLOW`).
+const ALL: i32 = i32::MAX;
 
 /// A repository, and what of it is wanted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RemoteRepository {
     /// Where.
     pub address: Address,
@@ -37,6 +39,8 @@ pub struct RemoteRepository {
     pub reference: Reference,
     /// The folder with credentials, and with the keys of those who may sign.
     pub credentials: Option<PathBuf>,
+    /// Whether credentials that others may read are refused.
+    pub guarded: bool,
     /// Whether somebody whom it knows must have signed a commit.
     pub require_signed: bool,
 }
@@ -108,12 +112,48 @@ pub fn poll(wanted: &RemoteRepository, mirror: &Path) -> Result<Vec<Branch>, Git
             let named = list(wanted, url)?;
             for (reference, commit) in &named {
                 if repository.find_commit(*commit).is_err() {
-                    fetch(wanted, url, &repository, reference)?;
+                    let own = format!("refs/jupyterflow/{}", short(reference));
+                    fetch(wanted, url, &repository, &format!("+{reference}:{own}"), 1)?;
                 }
             }
             named.iter().map(|(name, commit)| tip(&repository, name, *commit)).collect()
         }
     }
+}
+
+/// Fetches one commit into a bare repository that is made for it: by its own name where the server gives
+/// it so, else with the newest of the wanted references, else with all of their history. Says whether it
+/// came.
+///
+/// # Errors
+/// The repository cannot be reached or read.
+pub fn fetch_commit(
+    wanted: &RemoteRepository,
+    into: &Path,
+    commit: &str,
+) -> Result<bool, GitError> {
+    prepare();
+    let Address::Url { url, .. } = &wanted.address else {
+        return Err(GitError("a path is of one machine; a cluster needs a URL".into()));
+    };
+    let id = Oid::from_str(commit).map_err(|error| GitError(error.message().to_owned()))?;
+    let repository = mirror_at(into)?;
+    let own = "refs/jupyterflow/commit";
+    let here = || repository.find_commit(id).is_ok();
+    // What is wrong with the connection the next question tells too.
+    if here() || fetch(wanted, url, &repository, &format!("+{commit}:{own}"), 1).is_ok() && here() {
+        return Ok(true);
+    }
+    let named = list(wanted, url)?;
+    for depth in [1, ALL] {
+        for (reference, _) in &named {
+            fetch(wanted, url, &repository, &format!("+{reference}:{own}"), depth)?;
+            if here() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// The branches of a repository on this machine, which is read in place.
@@ -206,14 +246,14 @@ fn list(wanted: &RemoteRepository, url: &str) -> Result<Vec<(String, Oid)>, GitE
     some(asked.map_err(|error| access.explain(&error))?, &wanted.reference)
 }
 
-/// Fetches one reference: its newest commit alone, where the server can do that.
+/// Fetches what a refspec says: so many commits of each history, where the server can do that.
 fn fetch(
     wanted: &RemoteRepository,
     url: &str,
     repository: &Repository,
-    reference: &str,
+    spec: &str,
+    mut depth: i32,
 ) -> Result<(), GitError> {
-    let mut depth = 1;
     loop {
         let mut access = Access::new(wanted);
         let fetched = (|| {
@@ -224,12 +264,11 @@ fn fetch(
                 .download_tags(AutotagOption::None)
                 .update_fetchhead(false);
             let mut remote = repository.remote_anonymous(url)?;
-            let spec = format!("+{reference}:refs/jupyterflow/{}", short(reference));
             remote.fetch(&[spec], Some(&mut options), None)
         })();
         match fetched {
             // Old servers and dumb ones know no depth.
-            Err(error) if depth == 1 && error.message().contains("shallow") => depth = 0,
+            Err(error) if depth > 0 && error.message().contains("shallow") => depth = 0,
             other => return other.map_err(|error| access.explain(&error)),
         }
     }
@@ -238,6 +277,7 @@ fn fetch(
 /// What a connection may use, and what went wrong on our side of it.
 struct Access {
     credentials: Option<PathBuf>,
+    guarded: bool,
     /// Whether the secret may be there for the keys of signers alone.
     signers_only: bool,
     host: String,
@@ -255,8 +295,8 @@ impl Access {
         };
         let credentials = wanted.credentials.clone();
         let deadline = Instant::now() + DEADLINE;
-        let signers_only = wanted.require_signed;
-        Self { credentials, signers_only, host, port, tried: 0, refusal: None, deadline }
+        let (guarded, signers_only) = (wanted.guarded, wanted.require_signed);
+        Self { credentials, guarded, signers_only, host, port, tried: 0, refusal: None, deadline }
     }
 
     fn callbacks(&mut self) -> RemoteCallbacks<'_> {
@@ -321,7 +361,7 @@ impl Access {
         let folder = self.credentials.clone().filter(|folder| !self.signers_only || holds(folder));
         let open = ["password", "ssh-privatekey", "passphrase"].into_iter().find(|key| {
             let data = folder.as_ref().and_then(|folder| std::fs::metadata(folder.join(key)).ok());
-            data.is_some_and(|data| data.permissions().mode() & 0o077 != 0)
+            self.guarded && data.is_some_and(|data| data.permissions().mode() & 0o077 != 0)
         });
         if let Some(key) = open {
             return self

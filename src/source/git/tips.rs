@@ -62,6 +62,17 @@ impl Tips {
         self.pending = None;
     }
 
+    /// Forgets all but so many of the earlier tips.
+    pub fn forget_but(&mut self, most: usize) {
+        let surplus = self.seen.len().saturating_sub(most);
+        self.seen.drain(..surplus);
+    }
+
+    /// When a tip that goes back counts, if it stands until then.
+    pub fn counts_at(&self, patience: Period) -> Option<Timestamp> {
+        self.pending.as_ref()?.1.checked_add(patience.duration()).ok()
+    }
+
     /// What is said of a tip that does not count yet.
     pub fn waiting(&self) -> Option<String> {
         let (commit, since) = self.pending.as_ref()?;

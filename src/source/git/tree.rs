@@ -204,7 +204,7 @@ impl<'a> CommitTree<'a> {
                 return named::notebook_state(bytes, None);
             }
             let digest = Digest::of_bytes(&bytes);
-            Ok(FileState { digest, modified: None, outline: None, declared: None })
+            Ok(FileState { digest, modified: None, outline: None, declared: None, manifest: None })
         });
         let state = state.map(Arc::new);
         if !self.blobs.damaged.get() {
@@ -234,6 +234,10 @@ impl Tree for CommitTree<'_> {
             found.extend(below.filter(|path| matcher.matches(path)).cloned());
         }
         found
+    }
+
+    fn content(&mut self, path: &str) -> Result<Vec<u8>, String> {
+        CommitTree::content(self, path)
     }
 
     fn state(&mut self, path: &str, _now: Timestamp) -> Found {

@@ -95,6 +95,7 @@ impl Host<'_> {
                 ledger: &ledger,
                 definition: row.definition.as_ref(),
                 claims: Vec::new(),
+                shown: None,
             });
             match written {
                 Err(StoreError::Conflict) => {}

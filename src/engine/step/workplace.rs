@@ -8,11 +8,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::Host;
-use crate::engine::step::board::Task;
-use crate::engine::step::leftovers::copy;
+use super::leftovers::copy;
+use crate::plan::StepRecord;
 use crate::source::git;
-use crate::spec::RelativePath;
+use crate::spec::{Pipeline, RelativePath};
 
 /// Where the files of a run's steps are.
 #[derive(Clone, Debug)]
@@ -38,44 +37,57 @@ pub struct Workplace {
     pub placed: HashMap<(String, String), PathBuf>,
 }
 
-impl Host<'_> {
-    /// The place of an attempt, filled.
-    pub(super) fn workplace(&self, task: Task, key: &str) -> Result<Workplace, String> {
-        let Files::Commit { objects, commit } = &self.files else {
-            let root = self.root.to_owned();
+/// An attempt at a step, and what was before it.
+pub struct Before<'a> {
+    /// The pipeline.
+    pub pipeline: &'a Pipeline,
+    /// The position of the step.
+    pub step: usize,
+    /// What is on record of the steps.
+    pub records: &'a [&'a StepRecord],
+    /// Where their results lie.
+    pub results: &'a Path,
+}
+
+impl Files {
+    /// The place of an attempt, filled; a checkout is the folder of that name, made anew.
+    ///
+    /// # Errors
+    /// In words: it cannot be made, or a file of an earlier step is another by now.
+    pub fn workplace(&self, before: &Before<'_>, folder: &Path) -> Result<Workplace, String> {
+        let Self::Commit { objects, commit } = self else {
+            let root = before.results.to_owned();
             return Ok(Workplace { root, fresh: None, placed: HashMap::new() });
         };
-        let folder = self.state.join("work").join(key);
         let failed =
             |error: std::io::Error| format!("failed to make {}: {error}", folder.display());
-        match std::fs::remove_dir_all(&folder) {
+        match std::fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed(error));
             }
             _ => {}
         }
-        git::export(objects, commit, &folder)?;
+        git::export(objects, commit, folder)?;
         let root = folder.canonicalize().map_err(failed)?;
-        let placed = self.place_outputs(task, &root)?;
+        let placed = before.place_outputs(&root)?;
         Ok(Workplace { fresh: Some(root.clone()), root, placed })
     }
+}
 
-    /// Puts the declared files of all steps that a step needs into its checkout.
-    fn place_outputs(
-        &self,
-        task: Task,
-        root: &Path,
-    ) -> Result<HashMap<(String, String), PathBuf>, String> {
+impl Before<'_> {
+    /// Puts the declared files of all steps that this one needs into its checkout.
+    fn place_outputs(&self, root: &Path) -> Result<HashMap<(String, String), PathBuf>, String> {
         let mut placed = HashMap::new();
-        for &before in &self.pipeline.graph().ancestors(task.step) {
+        for &before in &self.pipeline.graph().ancestors(self.step) {
             let step = &self.pipeline.steps()[before];
-            let record = &self.board.state(Task { step: before, index: None }).record;
+            let own = |record: &&&StepRecord| record.name == step.name() && record.index.is_none();
+            let Some(record) = self.records.iter().find(own) else { continue };
             for artifact in &record.artifacts {
                 let Some(declared) = step.outputs().get(&artifact.name) else { continue };
                 let path = RelativePath::resolve(self.pipeline.folder(), declared)
                     .map_err(|error| format!("output {}: {error}", artifact.name))?;
                 let to = root.join(path.as_str());
-                let digest = copy(&self.root.join(&artifact.path), &to, root)
+                let digest = copy(&self.results.join(&artifact.path), &to, root)
                     .map_err(|error| format!("failed to place {path}: {error}"))?;
                 if digest != artifact.digest {
                     return Err(format!(

@@ -10,6 +10,8 @@ use crate::support::{Ended, Place, venv};
 fn executed_notebooks_are_those_of_papermill() {
     let place = Place::new();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/run.py");
+    // Whoever is first makes the cache of fonts, and says so in the notebook where that takes its time.
+    place.python("import matplotlib.pyplot", &[]);
     let mut command = place.command(venv().join("bin/python"));
     command.args(["-W", "ignore", script, env!("CARGO_BIN_EXE_jupyterflow")]);
     let ended = Ended::from(command.arg(place.path("cases")).output().unwrap()).expect(0);

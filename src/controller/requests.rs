@@ -1,0 +1,145 @@
+//! What people ask of a controller, as it reads it: a run, the end of one, a pipeline's suspension.
+//!
+//! Owns how each is written. Whoever may write these few things needs no other right: an admission policy keeps
+//! people to them (`manifests`).
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use super::kubernetes::ask;
+use super::objects::{Key, Refused};
+use super::records::{self, SUSPEND};
+use super::resources::{NotebookPipeline, NotebookRun, NotebookRunSpec};
+use crate::engine::argo::answer;
+use crate::plan::Trigger;
+use crate::types::{PipelineId, RunId, RunName, TriggerKind, causes};
+
+/// A connection by which people ask.
+pub struct Requests {
+    runtime: Arc<Runtime>,
+    client: Client,
+}
+
+/// A run that a person wants now. What it executes is what its pipeline is once the controller takes it up.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Parameters on top of the pipeline's.
+    pub params: IndexMap<String, Value>,
+    /// The run that is wanted again.
+    pub again: Option<RunName>,
+    /// An id that no other request has.
+    pub key: String,
+}
+
+/// Why the records of a namespace cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The cluster does not know their kinds.
+    Undefined,
+    /// Pipelines are not for this reader, who has then published none.
+    Forbidden(String),
+    /// Anything else.
+    Failed(String),
+}
+
+/// The record of a request.
+pub fn record(key: &Key, id: &PipelineId, wanted: Wanted) -> NotebookRun {
+    let trigger = Trigger {
+        kind: TriggerKind::Manual,
+        key: wanted.key,
+        scheduled_at: None,
+        retry_of: wanted.again,
+    };
+    let identity = RunId::new(id, trigger.kind, &trigger.key);
+    let name = identity.name(&id.name, None);
+    let spec = NotebookRunSpec {
+        pipeline: key.name.clone(),
+        identity,
+        trigger,
+        params: wanted.params,
+        stop: false,
+        stopped_by: None,
+        digest: None,
+        execution: None,
+    };
+    let mut made = NotebookRun::new(name.as_str(), spec);
+    made.metadata.namespace = Some(key.namespace.clone());
+    made.metadata.labels = Some(records::labels(id, TriggerKind::Manual));
+    made
+}
+
+impl Requests {
+    /// Over a connection.
+    pub fn new(runtime: Arc<Runtime>, client: Client) -> Self {
+        Self { runtime, client }
+    }
+
+    /// Whether pipelines and runs of a namespace can be read.
+    ///
+    /// # Errors
+    /// They cannot.
+    pub fn may_read(&self, namespace: &str) -> Result<(), Unreadable> {
+        let few = ListParams::default().limit(1);
+        let pipelines: Api<NotebookPipeline> = Api::namespaced(self.client.clone(), namespace);
+        let runs: Api<NotebookRun> = Api::namespaced(self.client.clone(), namespace);
+        match answer(&self.runtime, pipelines.list_metadata(&few)).map_err(Unreadable::Failed)? {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                return Err(Unreadable::Undefined);
+            }
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                return Err(Unreadable::Forbidden(status.message.clone()));
+            }
+            Err(error) => return Err(Unreadable::Failed(causes(&error))),
+        }
+        let runs = ask(&self.runtime, runs.list_metadata(&few));
+        runs.map(|_| ()).map_err(|refused| Unreadable::Failed(refused.to_string()))
+    }
+
+    /// Asks for the end of a run.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn stop(&self, run: &Key) -> Result<(), Refused> {
+        let api: Api<NotebookRun> = Api::namespaced(self.client.clone(), &run.namespace);
+        let patch = Patch::Merge(json!({"spec": {"stop": true}}));
+        ask(&self.runtime, api.patch(&run.name, &PatchParams::default(), &patch)).map(|_| ())
+    }
+
+    /// Suspends a pipeline's triggers, or resumes them.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn suspend(&self, pipeline: &Key, suspended: bool) -> Result<(), Refused> {
+        let api: Api<NotebookPipeline> = Api::namespaced(self.client.clone(), &pipeline.namespace);
+        let word = suspended.then_some("true");
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {SUSPEND: word}}}));
+        ask(&self.runtime, api.patch(&pipeline.name, &PatchParams::default(), &patch)).map(|_| ())
+    }
+
+    /// The pods of a run, oldest first.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn pods(&self, run: &Key) -> Result<Vec<Pod>, Refused> {
+        let own = format!("workflows.argoproj.io/workflow={}", run.name);
+        let listed = ask(
+            &self.runtime,
+            self.pods_of(&run.namespace).list(&ListParams::default().labels(&own)),
+        );
+        let mut pods = listed?.items;
+        pods.sort_by_key(|pod| (pod.creation_timestamp(), pod.name_any()));
+        Ok(pods)
+    }
+
+    /// The pods of a namespace.
+    pub fn pods_of(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}

@@ -1,0 +1,168 @@
+//! What people type about the runs that a controller makes, in their servers and elsewhere.
+
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{Ended, wait_for};
+use crate::user::User;
+
+const CHURN: &str = "\
+name: churn
+params: {limit: 3}
+steps:
+  prepare: {run: 'echo began >>witness; echo prepared $JUPYTERFLOW_RUN'}
+  train: {needs: [prepare], run: 'echo trained'}
+";
+const LONG: &str = "\
+name: long
+steps:
+  work: {run: 'echo began >>witness; echo at work; sleep 600'}
+";
+
+/// The program on a machine that sees no volume, as an administrator types it.
+fn elsewhere(user: &User, words: &[&str]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
+    command.args(words).args(["-n", &user.namespace]).current_dir("/").stdin(Stdio::null());
+    command.output().unwrap().into()
+}
+
+fn name_of(run: &Value) -> String {
+    run["metadata"]["name"].as_str().unwrap().to_owned()
+}
+
+fn named<'a>(all: &'a Value, name: &str) -> Vec<&'a Value> {
+    all.as_array().unwrap().iter().filter(|one| one["name"] == name).collect()
+}
+
+#[test]
+fn runs_of_a_controller_are_seen_stopped_and_repeated() {
+    let user = User::new("people");
+    User::define();
+    let mut controller = user.controller(&user.namespace, None);
+    user.write("p/jupyterflow.yaml", CHURN);
+    user.write("q/jupyterflow.yaml", LONG);
+    user.types(".", "jupyterflow up --engine argo --once").expect(0);
+    let churn = name_of(&user.wait_for_run("churn", "change", "Succeeded"));
+    user.wait_for_file("q/witness");
+    let long = name_of(&user.wait_for_run("long", "change", "Running"));
+
+    // A pipeline that is published is shown as the controller has it, and once.
+    let status = user.types(".", "jupyterflow status --output json").expect(0).json();
+    let own = named(&status["pipelines"], "churn");
+    assert_eq!(own.len(), 1, "{status}");
+    assert!(own[0]["source"].as_str().unwrap().starts_with(&format!("{}/~", user.namespace)));
+    assert_eq!((&own[0]["lastRun"], &own[0]["ready"]), (&churn.as_str().into(), &true.into()));
+    assert_eq!(named(&status["runs"], &long)[0]["phase"], "Running");
+    user.types(".", "jupyterflow status").expect(0).says("p:churn").says(&churn);
+    // Of another server's user they are not, though that may read them.
+    let other = user.types(".", "JUPYTERHUB_USER=bob jupyterflow status --output json").expect(0);
+    assert!(!other.stdout.contains(&churn), "{}", other.stdout);
+
+    let shown = user.types("p", &format!("jupyterflow show {}", &churn[..10])).expect(0);
+    shown.says("Succeeded").says(&format!("jupyterflow-runs/{churn}/run.json"));
+    user.types(".", &format!("jupyterflow explain {churn}")).expect(0).says("trigger: change");
+    user.types(".", "jupyterflow explain long").expect(0).says(&long);
+    user.types(".", &format!("jupyterflow logs {churn} prepare"))
+        .expect(0)
+        .says(&format!("prepared {churn}"));
+    // Elsewhere the pods tell.
+    elsewhere(&user, &["status"]).expect(0).says("churn").says(&long);
+    elsewhere(&user, &["show", &churn]).expect(0).says("train");
+    let logs = elsewhere(&user, &["logs", &churn]).expect(0);
+    assert!(logs.stdout.contains(&format!("prepared {churn}\n")), "{}", logs.stdout);
+    assert!(logs.stdout.contains("trained\n"), "{}", logs.stdout);
+    let one = elsewhere(&user, &["logs", &churn, "train"]).expect(0);
+    assert!(!one.stdout.contains("prepared") && one.stdout.contains("trained"), "{}", one.stdout);
+    elsewhere(&user, &["logs", "nothing"]).expect(2).says("there is no run");
+    let step = elsewhere(&user, &["logs", "-f", &long, "train"]).expect(2);
+    step.says("has no step \"train\"").says("it has work");
+
+    // Typed beside the file: that it was published from above is found.
+    let beside = user.types("p", "jupyterflow status --output json").expect(0).json();
+    assert_eq!(named(&beside["pipelines"], "churn").len(), 1, "{beside}");
+    // Two follow a run that a third ends.
+    let mut follows = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
+    follows.args(["logs", "-f", &long, "-n", &user.namespace]).stdout(Stdio::piped());
+    let follows = follows.stderr(Stdio::piped()).spawn().unwrap();
+    let mut inside = user.begins(".", &format!("jupyterflow logs -f {long}"));
+    wait_for("the log", || inside.log().contains("at work"));
+    user.types(".", &format!("jupyterflow retry {long}")).expect(2).says("has not ended");
+    user.types(".", &format!("jupyterflow stop {long}")).expect(0).says("Stopped");
+    user.types(".", &format!("jupyterflow stop {long}")).expect(0).says("ended already: Stopped");
+    let followed: Ended = follows.wait_with_output().unwrap().into();
+    assert!(followed.expect(0).stdout.contains("at work\n"));
+    assert_eq!(inside.end(), 0, "{}", inside.log());
+
+    let backfill = "jupyterflow backfill churn 2026-11-01..2026-11-02";
+    user.types(".", backfill).expect(2).says("is run by a controller");
+    // Again, with other parameters: the run is the controller's, and whoever asked sees its end.
+    let again = format!("jupyterflow retry {churn} -p limit 4 --output json");
+    let again = user.types(".", &again).expect(0).json();
+    assert_eq!((&again["phase"], &again["params"]["limit"]), (&"Succeeded".into(), &4.into()));
+    assert_eq!(again["trigger"]["retryOf"], churn.as_str());
+    assert_eq!(user.began("p"), 2);
+    let nothing = format!("jupyterflow retry {churn} --strict -p limt 4");
+    user.types(".", &nothing).expect(2).says("did you mean `limit`?");
+    let later = elsewhere(&user, &["retry", &churn, "--detach"]).expect(0).stdout;
+    wait_for("it to be repeated", || user.began("p") == 3);
+    let later = later.trim();
+    wait_for("its end", || {
+        elsewhere(&user, &["show", later, "--output", "json"]).json()["phase"] == "Succeeded"
+    });
+
+    // What is suspended starts nothing; resumed it starts what it did not.
+    user.types(".", "jupyterflow suspend churn").expect(0).says("is suspended");
+    user.types(".", "jupyterflow suspend p:churn").expect(0).says("is suspended already");
+    user.types(".", "jupyterflow status").expect(0).says("suspended");
+    user.write("p/jupyterflow.yaml", &CHURN.replace("echo trained", "echo trained once more"));
+    user.types(".", "jupyterflow up --engine argo --once").expect(0).says("published p:churn");
+    wait_for("a pass that sees the edit", || {
+        let known = user.objects("notebookpipelines");
+        let own = known.values().find(|one| one["spec"]["name"] == "churn").unwrap();
+        let seen = &own["status"]["conditions"][0]["observedGeneration"];
+        *seen == own["metadata"]["generation"] && seen.as_i64() > Some(1)
+    });
+    assert_eq!(user.began("p"), 3);
+    elsewhere(&user, &["resume", "churn"]).expect(0).says("is resumed");
+    wait_for("the edit to run", || user.began("p") == 4);
+    controller.signal(Signal::TERM);
+    assert_eq!(controller.end(), 128 + 15, "{}", controller.log());
+
+    // Nobody is there who would take note: said, and recorded.
+    let asked = elsewhere(&user, &["suspend", "churn"]).expect(1);
+    asked.says("is one at work in that namespace?");
+}
+
+/// A folder that the controller reads itself: nothing of it is in the server's own state.
+#[test]
+fn runs_of_a_source_are_seen_in_the_server() {
+    let user = User::new("beside");
+    user.write("p/jupyterflow.yaml", CHURN);
+    user.source();
+    let mut controller = user.controller(&user.namespace, None);
+    let churn = name_of(&user.wait_for_run("churn", "change", "Succeeded"));
+    let status = user.types("p", "jupyterflow status --output json").expect(0).json();
+    let own = named(&status["pipelines"], "churn");
+    assert_eq!(own.len(), 1, "{status}");
+    assert_eq!(own[0]["lastRun"], churn.as_str());
+    // With the rights of `generate rbac`, from the pods.
+    let logs = user.types("p", &format!("jupyterflow logs {churn}")).expect(0);
+    assert!(logs.stdout.contains(&format!("prepared {churn}\n")), "{}", logs.stdout);
+    user.types("p", "jupyterflow suspend churn").expect(0).says("is suspended");
+    let known = user.objects("notebookpipelines");
+    let own = known.values().find(|one| one["spec"]["name"] == "churn").unwrap();
+    assert!(own["status"]["cursors"]["suspended"].is_string(), "{own}");
+    assert!(!user.path("p/.jupyterflow").exists());
+    // By the name of its object, where several have that name.
+    let object = own["metadata"]["name"].as_str().unwrap();
+    elsewhere(&user, &["resume", object]).expect(0).says("is resumed");
+    let unreadable = ["status", "-n", "kube-public"];
+    let mut typed = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
+    let away = typed.args(unreadable).env("KUBECONFIG", "/nowhere").current_dir("/");
+    let away: Ended = away.stdin(Stdio::null()).output().unwrap().into();
+    away.expect(4).says("failed to reach a cluster");
+    controller.signal(Signal::TERM);
+    assert_eq!(controller.end(), 128 + 15, "{}", controller.log());
+}
