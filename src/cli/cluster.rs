@@ -161,7 +161,14 @@ pub fn is_inside() -> bool {
 
 /// What runs are compiled for.
 pub fn site(environment: Environment, root: String, parallelism: Option<usize>) -> Site {
-    Site { environment, program_image: program_image(), root, checkout: None, parallelism }
+    Site {
+        environment,
+        program_image: program_image(),
+        root,
+        checkout: None,
+        store: None,
+        parallelism,
+    }
 }
 
 /// The image from which pods take this program.

@@ -30,6 +30,7 @@ use crate::controller::events::Events;
 use crate::controller::kubernetes::Kubernetes;
 use crate::controller::leader::Leader;
 use crate::controller::objects::Key;
+use crate::controller::pods::Pods;
 use crate::controller::published::{self, PublishedSource};
 use crate::controller::records::bare;
 use crate::controller::sources::{Said, Sources};
@@ -94,6 +95,7 @@ struct Controller {
     store: ClusterStore<Kubernetes>,
     engine: ArgoEngine,
     workflows: Workflows,
+    pods: Pods,
     environments: Environments,
     sources: Sources,
     events: Events,
@@ -153,6 +155,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let (kinds, image) = (args.kinds.clone(), program_image());
     let tenants = Tenants::new(objects.clone(), environments.clone(), image, kinds);
     let places = tenants.clone();
+    let pods = Pods::new(Arc::clone(&runtime), client.clone());
     let store = ClusterStore::new(objects, Arc::new(move |id| places.namespace_of(id)));
     let engine = ArgoEngine::new(
         Arc::clone(&runtime),
@@ -161,6 +164,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         Arc::new(workflows.clone()),
     );
     let mut controller = Controller {
+        pods,
         store,
         engine: engine.holding(args.creations),
         workflows,
@@ -417,7 +421,11 @@ impl Controller {
         }
         let refreshed = self.refresh(now, &mut troubles.waits);
         troubles.of(refreshed);
-        for words in troubles.of_each(self.workflows.tend(self.store.objects())) {
+        let mut done = self.workflows.tend(self.store.objects());
+        let (freed, again) = self.pods.free(&self.workflows, Instant::now());
+        done.extend(freed);
+        troubles.pods = again;
+        for words in troubles.of_each(done) {
             info!("{words}");
         }
     }
@@ -541,6 +549,8 @@ struct Troubles {
     soon: bool,
     /// Whether a run was released that has not begun: Argo may have missed it, and tells nothing then.
     waits: bool,
+    /// When to look at pods that do not begin.
+    pods: Option<Duration>,
     /// Whether a person has to provide something.
     lacks: bool,
 }
@@ -572,6 +582,7 @@ impl Troubles {
             .into_iter()
             .chain(soon)
             .chain(lacks)
+            .chain(self.pods)
             .filter_map(move |length| now.checked_add(length).ok())
             .chain(self.next)
     }

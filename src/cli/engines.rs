@@ -95,6 +95,13 @@ impl Engine for Engines {
         }
     }
 
+    fn took_up(&self, run: &StoredRun) -> bool {
+        match run.spec.engine {
+            EngineName::Local => self.local.took_up(run),
+            EngineName::Argo => self.argo().is_ok_and(|engine| engine.took_up(run)),
+        }
+    }
+
     fn prepare(&mut self, run: &StoredRun) -> Result<Option<String>, EngineError> {
         self.of(run, "start")?.prepare(run)
     }

@@ -14,6 +14,7 @@ use super::signals::Signals;
 use super::target::{Definition, Wanted};
 use crate::controller::records::file_of;
 use crate::controller::requests::Wanted as Asked;
+use crate::engine::Engine;
 use crate::notebook::parameters::Parameter;
 use crate::plan::{Phase, Run};
 use crate::reconcile::{self, Request, RequestError};
@@ -126,19 +127,40 @@ pub fn ask(
         print::talk(&format!("warning: {warning}"));
     }
     if how.detach {
-        let applied = session.start_next(&stored.pipeline)?;
-        if let Some(error) = applied.failed.first() {
-            return Err(CliError::unreachable(error.to_string()));
-        }
-        if applied.started.iter().all(|run| run.name != stored.run.name) {
-            let name = &stored.run.name;
-            print::talk(&format!("{name} waits for another run; `jupyterflow up` starts it then"));
-        }
+        hand_over(&mut session, &stored)?;
         let names = || vec![stored.run.name.to_string()];
         print::document(global.output, "Run", &stored.run, || stored.run.name.to_string(), names)?;
         return Ok(Code::Done);
     }
     follow(global, &mut session, &stored)
+}
+
+/// How long an engine may take to take a run up that nobody follows.
+const HANDED_OVER: Duration = Duration::from_secs(60);
+
+/// Starts a run, and waits until it goes on by itself.
+fn hand_over(session: &mut Session, stored: &StoredRun) -> Result<(), CliError> {
+    let (id, name, began) = (&stored.pipeline, &stored.run.name, Instant::now());
+    let mut applied = session.start_next(id)?;
+    if applied.failed.is_empty() && applied.started.iter().all(|run| run.name != *name) {
+        print::talk(&format!("{name} waits for another run; `jupyterflow up` starts it then"));
+        return Ok(());
+    }
+    loop {
+        if let Some(error) = applied.failed.first() {
+            return Err(CliError::unreachable(error.to_string()));
+        }
+        let known = session.store.run(name.as_str())?;
+        if known.is_none_or(|one| one.run.phase.is_ended() || session.engine.took_up(&one)) {
+            return Ok(());
+        }
+        if began.elapsed() > HANDED_OVER {
+            print::talk(&format!("{name} is started; its engine has not taken it up yet"));
+            return Ok(());
+        }
+        pause(200);
+        applied = session.start_next(id)?;
+    }
 }
 
 /// A run that was asked for has begun by then, where nothing holds it up.

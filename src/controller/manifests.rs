@@ -113,8 +113,8 @@ pub fn controller(namespace: &str, image: &str) -> Vec<Value> {
                 ),
                 rule(own, &["notebookenvironments"], &["get", "list", "watch", "create", "patch"]),
                 rule("events.k8s.io", &["events"], &["create", "patch"]),
-                // Users' own servers, for their images and volumes.
-                rule("", &["pods"], &["list", "watch"]),
+                // Users' own servers, for their images and volumes; the pods of runs, where a node forgot them.
+                rule("", &["pods"], &["list", "watch", "delete"]),
                 // For whom a secret that a pipeline names is labelled.
                 rule("", &["secrets"], &["get"]),
                 rule(

@@ -11,6 +11,7 @@ pub mod kubernetes;
 pub mod leader;
 pub mod manifests;
 pub mod objects;
+pub mod pods;
 pub mod published;
 pub mod records;
 pub mod removal;

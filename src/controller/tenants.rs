@@ -18,6 +18,7 @@ use super::records::bare;
 use super::resources::Tenant;
 use super::{published, records};
 use crate::engine::argo::Sites;
+use crate::engine::argo::artifacts::{self, ObjectStore};
 use crate::engine::argo::checkout::Checkout;
 use crate::engine::argo::compile::Site;
 use crate::engine::argo::environment::Environment;
@@ -151,7 +152,14 @@ impl Tenants {
         }
         own_account(&mut environment);
         let program_image = self.program_image.clone();
-        Ok(Site { environment, program_image, root, checkout: None, parallelism: None })
+        Ok(Site {
+            environment,
+            program_image,
+            root,
+            checkout: None,
+            store: None,
+            parallelism: None,
+        })
     }
 
     fn compiled(&self, id: &PipelineId) -> Result<Site, String> {
@@ -161,18 +169,20 @@ impl Tenants {
         }
         let (served, tenant) = self.of(id).ok_or("its source is gone")?;
         let whose = whose(id, &served, tenant.as_ref());
-        let Place { path, claim, checkout } = Place::of(&served.source.spec, id)?;
+        let Place { path, claim, checkout, store } = Place::of(&served.source.spec, id)?;
         let mut environment =
             self.environments.of(&namespace, whose, claim.as_deref()).unwrap_or_default();
         let claims = tenant.as_ref().map(|tenant| tenant.claims.as_slice()).unwrap_or_default();
-        let claim = claims.first().or(claim.as_ref());
-        let claim = claim.ok_or("its source names no claim that runs could mount")?;
         // A tenant's claim is its folder's, and of one that all share each has its own folder alone.
         let own = || format!("{}/{}", path.trim_end_matches('/'), owner(id));
-        match (&tenant, claims.first()) {
-            (Some(_), Some(_)) => mount(&mut environment, claim, &own(), None),
-            (Some(_), None) => mount(&mut environment, claim, &own(), Some(owner(id))),
-            (None, _) => mount(&mut environment, claim, &path, None),
+        match (&tenant, claims.first(), &claim) {
+            _ if store.is_some() => {}
+            (Some(_), Some(claim), _) => mount(&mut environment, claim, &own(), None),
+            (Some(_), None, Some(claim)) => {
+                mount(&mut environment, claim, &own(), Some(owner(id)));
+            }
+            (None, _, Some(claim)) => mount(&mut environment, claim, &path, None),
+            (_, _, None) => return Err("its source names no claim that runs could mount".into()),
         }
         match tenant {
             Some(tenant) => {
@@ -188,6 +198,7 @@ impl Tenants {
             program_image: self.program_image.clone(),
             root: path,
             checkout,
+            store,
             parallelism: None,
         })
     }
@@ -330,22 +341,32 @@ struct Place {
     path: String,
     claim: Option<String>,
     checkout: Option<Checkout>,
+    store: Option<ObjectStore>,
 }
 
 impl Place {
     fn of(spec: &SourceSpec, id: &PipelineId) -> Result<Self, String> {
         if let Some(directory) = &spec.directory {
             let (path, claim) = (directory.path.clone(), directory.claim.clone());
-            return Ok(Self { path, claim, checkout: None });
+            return Ok(Self { path, claim, checkout: None, store: None });
         }
         let git = spec.git.as_ref().ok_or("its source names neither a folder nor a repository")?;
         let results = spec.results.clone().unwrap_or_default();
-        if results.url.is_some() {
-            return Err("results go to a claim in this version: `results: {claim: NAME}`".into());
+        if results.url.is_some() && (results.claim.is_some() || results.path.is_some()) {
+            return Err(
+                "results.url: results go to an object store or to a claim, not to both".into()
+            );
         }
+        let secret = results.credentials.map(|one| one.secret);
+        let store = results.url.map(|url| ObjectStore::parse(&url, secret)).transpose()?;
+        let path = match &store {
+            Some(_) => artifacts::root().to_string_lossy().into_owned(),
+            None => results.path.unwrap_or_else(|| RESULTS.into()),
+        };
         let branch = id.source.split_once('@').map(|(_, branch)| branch.to_owned());
         Ok(Self {
-            path: results.path.unwrap_or_else(|| RESULTS.into()),
+            path,
+            store,
             claim: results.claim,
             checkout: Some(Checkout {
                 url: git.url.clone(),
@@ -431,7 +452,8 @@ impl Sites for Tenants {
         let secrets = secrets.map(|secret| &secret.secret);
         // A pod whose secret is not there would wait for ever.
         let fetch = site.checkout.iter().filter_map(|checkout| checkout.credentials.as_ref());
-        secrets.chain(fetch).find_map(|secret| self.refuses_secret(id, &site, secret))
+        let keep = site.store.iter().filter_map(|store| store.credentials.as_ref());
+        secrets.chain(fetch).chain(keep).find_map(|secret| self.refuses_secret(id, &site, secret))
     }
 }
 

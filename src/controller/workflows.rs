@@ -99,6 +99,11 @@ impl Workflows {
         }
     }
 
+    /// All that are known.
+    pub fn all(&self) -> Vec<Arc<Seen>> {
+        self.cache.all()
+    }
+
     /// Looks after the Workflows that nobody needs any more. Says what was done, and of each what the
     /// server refuses.
     pub fn tend(&self, objects: &impl Objects) -> Vec<Result<String, String>> {

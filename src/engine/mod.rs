@@ -52,6 +52,10 @@ pub trait Engine {
     }
     /// Whether something is at work on a run.
     fn observe(&self, run: &StoredRun) -> Observed<()>;
+    /// Whether a run that was started goes on without whoever started it. Else starting it again may be needed.
+    fn took_up(&self, _run: &StoredRun) -> bool {
+        true
+    }
     /// Makes what will execute a claimed run without letting it begin, and gives what the store keeps
     /// of it: until it is kept, nothing begins. None where there is nothing to keep. Asking twice is
     /// harmless.

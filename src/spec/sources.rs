@@ -148,9 +148,12 @@ pub struct ResultsSpec {
     /// A claim, of a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<String>,
-    /// The URL of an object store, of a cluster.
+    /// An object store, of a cluster: `s3://BUCKET/PREFIX`, where needed with `?endpoint=URL&region=NAME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// The secret with `accessKey` and `secretKey` of the object store; the pods' own identity unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsReference>,
 }
 
 /// What first sight of a pipeline does.

@@ -185,21 +185,76 @@ fn argo(arguments: &[&str]) {
     assert!(command.status().unwrap().success());
 }
 
-/// A pod whose sandbox died with its runtime between two of its containers is neither begun anew nor ended by the
-/// kubelet: it waits for an administrator to delete it, and its run with it.
-fn delete_what_the_node_forgot(user: &User) {
-    let now = jiff::Timestamp::now();
-    for (name, pod) in user.objects("pods") {
-        let made: jiff::Timestamp =
-            pod["metadata"]["creationTimestamp"].as_str().unwrap().parse().unwrap();
-        // None takes so long to begin.
-        let forgotten = now.duration_since(made).as_secs() > 120;
-        if forgotten && pod["status"]["phase"] == "Pending" {
-            let words = format!("{name} is forgotten by its node: {}\n", pod["status"]);
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), words.as_bytes());
-            user.kubectl(&["delete", "pod", &name, "--now"]);
-        }
+/// Asks the node's runtime.
+fn runtime(arguments: &[&str]) -> String {
+    let mut command = Command::new("ctr");
+    command.arg("-a").arg(cache().join("run/containerd.sock")).args(["-n", "k8s.io"]);
+    let output = command.args(arguments).stderr(Stdio::null()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The containers of a pod whose processes run, by the name of each; its sandbox has none.
+fn containers(pod: &str) -> BTreeMap<String, String> {
+    let own = format!("labels.\"io.kubernetes.pod.name\"=={pod}");
+    let running = runtime(&["tasks", "ls"]);
+    let running = running.lines().filter(|line| line.contains("RUNNING"));
+    let running: BTreeSet<&str> =
+        running.filter_map(|line| line.split_whitespace().next()).collect();
+    let ids = runtime(&["containers", "ls", "-q", &own]);
+    let ids = ids.lines().filter(|id| running.contains(id));
+    ids.map(|id| {
+        let known: Value = serde_json::from_str(&runtime(&["containers", "info", id])).unwrap();
+        let name = known["Labels"]["io.kubernetes.container.name"].as_str().unwrap_or("");
+        (name.to_owned(), id.to_owned())
+    })
+    .collect()
+}
+
+/// Takes a pod's sandbox away between two of its containers; whether that came in time.
+fn forget(pod: &str) -> bool {
+    let (kubelet, _) = process_of("kubelet");
+    signal(kubelet, rustix::process::Signal::STOP);
+    let mut left = BTreeMap::new();
+    // What has begun of the first ones ends by itself.
+    wait_for("its containers to end", || {
+        left = containers(pod);
+        left.keys().all(|name| name.is_empty() || name == "main" || name == "wait")
+    });
+    let in_time = left.len() == 1;
+    if in_time {
+        runtime(&["tasks", "kill", "-s", "SIGKILL", &left[""]]);
+        wait_for("the end of its sandbox", || containers(pod).is_empty());
     }
+    signal(kubelet, rustix::process::Signal::CONT);
+    in_time
+}
+
+/// A pod whose sandbox died between two of its containers is neither begun anew nor ended by the kubelet.
+#[test]
+fn a_pod_that_its_node_forgot_is_made_anew() {
+    let user = User::new("forgot");
+    user.source();
+    let controller = user.controller(&user.namespace, None);
+    let mut name = String::new();
+    let mut pod = String::new();
+    wait_for("a pod to be forgotten", || {
+        name = format!("work{}", name.trim_start_matches("work").parse().unwrap_or(0) + 1);
+        let text = "steps: {work: {run: 'echo $JUPYTERFLOW_ATTEMPT >>witness'}}";
+        user.write(&format!("{name}/jupyterflow.yaml"), &format!("name: {name}\n{text}\n"));
+        wait_for("the first container's end", || {
+            let ended = user.objects("pods").into_iter().find(|(own, one)| {
+                let first = &one["status"]["initContainerStatuses"][0]["state"];
+                own.starts_with(&format!("{name}-")) && first["terminated"].is_object()
+            });
+            pod = ended.map(|(pod, _)| pod).unwrap_or_default();
+            !pod.is_empty()
+        });
+        forget(&pod)
+    });
+    user.wait_for_run(&name, "change", "Succeeded");
+    let log = controller.log();
+    assert!(log.contains(&format!("{pod} is removed: its node lost it before it began")), "{log}");
+    assert_eq!(std::fs::read_to_string(user.path(&format!("{name}/witness"))).unwrap(), "2\n");
 }
 
 /// What a cluster is made of goes away while runs are wanted, each in its turn; every run is made once.
@@ -213,8 +268,7 @@ fn nothing_is_lost_and_nothing_doubled_while_the_cluster_falls_apart() {
     wait_for("the controller", || controller.log().contains("this controller works"));
     let yaml = |name: &str| {
         let witness = "echo $JUPYTERFLOW_RUN $JUPYTERFLOW_ATTEMPT >>witness";
-        // A container that its runtime forgot ends with 137, as one does whose step failed by that.
-        format!("name: {name}\nsteps:\n  work: {{run: '{witness}', retries: 3}}\n")
+        format!("name: {name}\nsteps:\n  work: {{run: '{witness}'}}\n")
     };
     let mut names = Vec::new();
     let mut save = |what: &str| {
@@ -250,7 +304,6 @@ fn nothing_is_lost_and_nothing_doubled_while_the_cluster_falls_apart() {
     });
     argo(&[]);
     wait_for("all of it to end", || {
-        delete_what_the_node_forgot(&user);
         user.workflows()
             .values()
             .all(|one| one["metadata"]["labels"]["workflows.argoproj.io/completed"] == "true")

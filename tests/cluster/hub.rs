@@ -133,7 +133,10 @@ impl Drop for Hub {
         if std::thread::panicking()
             && let Some(process) = &self.process
         {
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), process.log().as_bytes());
+            let kinds = "workflows,notebookruns,pods,events";
+            let stand = kubectl(&["-n", &self.namespace, "get", kinds, "-o", "wide"]).output();
+            let words = [stand.map(|all| all.stdout).unwrap_or_default(), process.log().into()];
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), &words.concat());
         }
         self.ends();
         let args = ["delete", "--wait=false", "namespace", &self.namespace];

@@ -26,6 +26,7 @@ mod proxy;
 #[expect(dead_code, reason = "shared with the tests of one machine")]
 mod repository;
 mod resources;
+mod store;
 #[path = "../it/support.rs"]
 #[expect(dead_code, reason = "shared with the tests of one machine")]
 mod support;

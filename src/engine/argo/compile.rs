@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use serde_json::json;
 
+use super::artifacts::{self, ObjectStore};
 use super::checkout::{self, Checkout};
 use super::environment::Environment;
 use super::names::{self, MAIN};
@@ -35,6 +36,9 @@ pub const IDENTITY: &str = "jupyterflow.io/identity";
 pub const TOLD: &str = "told";
 /// How long an ended Workflow stays, in seconds.
 const STAYS: u64 = 7 * 24 * 3600;
+/// What the kubelet says of a container that its runtime no longer knows, beside a code of 137, which is also that of a
+/// step that took too much memory.
+pub(super) const FORGOTTEN: &str = "ContainerStatusUnknown";
 /// Argo's variable with the number of the retry.
 const RETRIES: &str = "{{retries}}";
 
@@ -49,6 +53,8 @@ pub struct Site {
     pub root: String,
     /// Where the run's commit comes from; none where its files lie in the root.
     pub checkout: Option<Checkout>,
+    /// The object store where results go; none where they lie in the root.
+    pub store: Option<ObjectStore>,
     /// How many pods of a run may work at a time.
     pub parallelism: Option<usize>,
 }
@@ -81,6 +87,7 @@ fn assignment(site: &Site, stored: &StoredRun) -> Result<Parameter, String> {
         spec,
         root: site.root.clone(),
         checkout: site.checkout.clone(),
+        stored: site.store.is_some(),
         env: env.collect(),
     };
     let told = pack(&told).map_err(|error| format!("the run's pipeline file is {error}"))?;
@@ -145,7 +152,9 @@ fn bare(site: &Site, pipeline: &Pipeline) -> Result<Workflow, String> {
         ..Template::default()
     }];
     for at in 0..tasks.len() {
-        templates.extend(step(site, pipeline, &tasks, at)?);
+        let mut own = step(site, pipeline, &tasks, at)?;
+        own.iter_mut().for_each(|one| artifacts::carry(site, pipeline, &tasks, at, one));
+        templates.extend(own);
     }
     templates.extend(clean_up);
     let mut volumes = environment.volumes.clone();
@@ -212,7 +221,7 @@ fn task(pipeline: &Pipeline, tasks: &[String], at: usize) -> DagTask {
         template: tasks[at].clone(),
         depends: needed.collect::<Vec<_>>().join(" && "),
         when: String::new(),
-        arguments: Arguments { parameters: arguments },
+        arguments: Arguments::of(arguments),
         with_sequence: (points > 0).then(|| Sequence { count: points.to_string() }),
     }
 }
@@ -259,8 +268,7 @@ fn step(
     let wanted = wants(pipeline, at);
     let mut given: Vec<String> = wanted.iter().map(|&other| of_step(&tasks[other])).collect();
     given.extend(swept.then(|| "index".to_owned()));
-    let inputs =
-        |names: &[String]| Arguments { parameters: names.iter().map(Parameter::named).collect() };
+    let inputs = |names: &[String]| Arguments::of(names.iter().map(Parameter::named).collect());
     let name = &tasks[at];
     if let Work::Resource(resource) = step.work() {
         return object::templates(site, (step, resource), name, &given);
@@ -295,13 +303,14 @@ fn step(
             tasks: vec![DagTask {
                 name: "attempt".into(),
                 template: inner,
-                arguments: Arguments { parameters: passed },
+                arguments: Arguments::of(passed),
                 ..DagTask::default()
             }],
         }),
-        outputs: Arguments {
-            parameters: vec![Parameter { value_from: Some(told), ..Parameter::named(TOLD) }],
-        },
+        outputs: Arguments::of(vec![Parameter {
+            value_from: Some(told),
+            ..Parameter::named(TOLD)
+        }]),
         ..Template::default()
     };
     Ok(vec![outer, pod])
@@ -328,9 +337,10 @@ pub(super) fn interruptions(step: &Step) -> RetryStrategy {
         limit: step.interruptions().to_string(),
         retry_policy: "Always".into(),
         // A node that is drained ends a pod as a person would; an evicted pod has no code at all.
-        expression: Some(
-            "lastRetry.status == 'Error' or asInt(lastRetry.exitCode) in [143, -1]".into(),
-        ),
+        expression: Some(format!(
+            "lastRetry.status == 'Error' or asInt(lastRetry.exitCode) in [143, -1] or \
+             lastRetry.message contains '{FORGOTTEN}'"
+        )),
         backoff: None,
     }
 }
@@ -438,7 +448,7 @@ fn pod(site: &Site, step: &Step, given: &[String]) -> Result<Template, String> {
             ..Container::default()
         }),
         pod_spec_patch: patch(),
-        outputs: Arguments { parameters: vec![left(TOLD)] },
+        outputs: Arguments::of(vec![left(TOLD)]),
         retry_strategy: Some(interruptions(step)),
         node_selector: step.resources().node_selector.clone().into_iter().collect(),
         tolerations,

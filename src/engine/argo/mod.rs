@@ -8,6 +8,7 @@
     reason = "says when a Workflow was released, and waits for its turn"
 )]
 
+pub mod artifacts;
 pub mod checkout;
 pub mod compile;
 pub mod environment;
@@ -15,7 +16,7 @@ mod names;
 pub mod object;
 pub mod pod;
 pub mod rbac;
-mod reading;
+pub mod reading;
 mod sight;
 mod told;
 pub mod workflow;
@@ -191,15 +192,19 @@ impl ArgoEngine {
         })
     }
 
-    /// Whether Argo took a Workflow up, or was asked to a moment ago.
-    fn has_begun(&self, run: &RunName, seen: &Seen) -> bool {
+    /// Whether Argo was asked to take a Workflow up a moment ago.
+    fn was_asked(&self, run: &RunName, seen: &Seen) -> bool {
         let released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = released.get(run).is_some_and(|(at, time)| at.elapsed() < *time);
-        // It waits for room, which it may do before it was released.
-        let waits = seen.status.phase.as_deref() == Some("Pending");
-        let released = seen.spec.suspend != Some(true);
-        seen.is_over() || seen.has_pods() || (released && (waits || asked))
+        asked && seen.spec.suspend != Some(true)
     }
+}
+
+/// Whether Argo took a Workflow up.
+fn has_begun(seen: &Seen) -> bool {
+    // It waits for room, which it may do before it was released.
+    let waits = seen.status.phase.as_deref() == Some("Pending");
+    seen.is_over() || seen.has_pods() || (seen.spec.suspend != Some(true) && waits)
 }
 
 /// Why something was not done.
@@ -291,11 +296,19 @@ impl Engine for ArgoEngine {
             Err(_) => return Observed::Unknown,
         };
         match self.sight.look(namespace, run.run.name.as_str()) {
-            Ok(Known::There(seen)) if !self.has_begun(&run.run.name, &seen) => Observed::Absent,
-            Ok(Known::There(_)) => Observed::Known(()),
+            Ok(Known::There(seen)) if has_begun(&seen) || self.was_asked(&run.run.name, &seen) => {
+                Observed::Known(())
+            }
+            Ok(Known::There(_)) => Observed::Absent,
             // It was there: nothing takes its place.
             Ok(Known::Gone) | Err(_) => Observed::Unknown,
         }
+    }
+
+    fn took_up(&self, run: &StoredRun) -> bool {
+        let Ok(Some((namespace, _))) = self.made(run) else { return false };
+        let known = self.sight.look(namespace, run.run.name.as_str());
+        matches!(known, Ok(Known::There(seen)) if has_begun(&seen))
     }
 
     fn prepare(&mut self, run: &StoredRun) -> Result<Option<String>, EngineError> {

@@ -187,8 +187,7 @@ pub fn templates(
 ) -> Result<Vec<ArgoTemplate>, String> {
     let holes = holes_of(resource);
     let input = |name: &str| Parameter::given(name, format!("{{{{inputs.parameters.{name}}}}}"));
-    let named =
-        |names: &[String]| Arguments { parameters: names.iter().map(Parameter::named).collect() };
+    let named = |names: &[String]| Arguments::of(names.iter().map(Parameter::named).collect());
     let tried = step.retries() > 0;
     let numbers: Vec<String> =
         [(given.iter().any(|one| one == "index"), "index"), (tried, "retry")]
@@ -223,14 +222,12 @@ pub fn templates(
     let mut tasks = vec![DagTask {
         name: VALUES.into(),
         template: name(VALUES),
-        arguments: Arguments { parameters: passed.clone() },
+        arguments: Arguments::of(passed.clone()),
         ..DagTask::default()
     }];
     let object = ArgoTemplate {
         name: name(OBJECT),
-        inputs: Arguments {
-            parameters: object_given.iter().map(|one| Parameter::named(&one.name)).collect(),
-        },
+        inputs: Arguments::of(object_given.iter().map(|one| Parameter::named(&one.name)).collect()),
         resource: Some(ResourceTemplate {
             // Also where an earlier pod made it and was lost.
             action: "apply".into(),
@@ -240,8 +237,8 @@ pub fn templates(
             flags: Vec::new(),
         }),
         active_deadline_seconds: step.timeout().map(crate::types::Period::seconds),
-        outputs: Arguments {
-            parameters: resource
+        outputs: Arguments::of(
+            resource
                 .outputs
                 .values()
                 .zip(&outputs)
@@ -253,7 +250,7 @@ pub fn templates(
                     ..Parameter::named(name)
                 })
                 .collect(),
-        },
+        ),
         retry_strategy: Some(RetryStrategy {
             // What watches is ended with its node too, and says so in its own way.
             expression: interruptions(step).expression.map(|expression| {
@@ -267,14 +264,14 @@ pub fn templates(
         name: OBJECT.into(),
         template: name(OBJECT),
         depends: format!("{VALUES}.Succeeded"),
-        arguments: Arguments { parameters: object_given },
+        arguments: Arguments::of(object_given),
         ..DagTask::default()
     });
     tasks.push(DagTask {
         name: TELL.into(),
         template: name(TELL),
         depends: format!("{OBJECT}.Succeeded"),
-        arguments: Arguments { parameters: told.clone() },
+        arguments: Arguments::of(told.clone()),
         ..DagTask::default()
     });
     let told_value = ValueFrom { parameter: Some(of(TELL, TOLD)), ..ValueFrom::default() };
@@ -283,9 +280,10 @@ pub fn templates(
         inputs: named(given),
         retry_strategy: retries(step),
         dag: Some(Dag { fail_fast: false, tasks }),
-        outputs: Arguments {
-            parameters: vec![Parameter { value_from: Some(told_value), ..Parameter::named(TOLD) }],
-        },
+        outputs: Arguments::of(vec![Parameter {
+            value_from: Some(told_value),
+            ..Parameter::named(TOLD)
+        }]),
         ..ArgoTemplate::default()
     };
     let mut all = vec![outer];
@@ -324,7 +322,7 @@ pub fn templates(
                 ..Container::default()
             }),
             pod_spec_patch: patch(),
-            outputs: Arguments { parameters: outputs },
+            outputs: Arguments::of(outputs),
             retry_strategy: Some(interruptions(step)),
             ..ArgoTemplate::default()
         }
@@ -335,8 +333,7 @@ pub fn templates(
     for output in &outputs {
         more.extend(["--made".into(), format!("{{{{inputs.parameters.{output}}}}}")]);
     }
-    let inputs =
-        Arguments { parameters: told.iter().map(|one| Parameter::named(&one.name)).collect() };
+    let inputs = Arguments::of(told.iter().map(|one| Parameter::named(&one.name)).collect());
     all.push(pod(TELL, inputs, more, vec![left(TOLD)]));
     Ok(all)
 }

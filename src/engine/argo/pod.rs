@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use self::parts::Part;
-use super::checkout;
 use super::compile::{PLACE, wants};
 use super::told::{Assignment, Beginning, Told, pack, unpack, unpack_all};
+use super::{artifacts, checkout};
 use crate::engine::step::attempt;
 use crate::engine::step::board::{AttemptEnd, Task};
 use crate::engine::step::invocation::Site;
@@ -109,6 +109,11 @@ pub fn work(
     {
         // A full disk must not fail the step: what it did is told.
         eprintln_line(&message);
+    }
+    if assignment.stored
+        && let Err(error) = artifacts::open(Path::new(&assignment.root))
+    {
+        eprintln_line(&format!("its results may not reach their store: {error}"));
     }
     Ok(code)
 }
@@ -304,6 +309,9 @@ impl Pod<'_> {
     /// What the pods of one claim share. A run that was executed in a former life, of which no record is left,
     /// may have left its own.
     fn shared(&self) -> PathBuf {
+        if self.assignment.stored {
+            return artifacts::told(&self.results);
+        }
         let claimed = self.assignment.run.created_at.to_string();
         self.results.join(format!("{SHARED}-{}", Digest::of_bytes(claimed.as_bytes()).short()))
     }
@@ -331,8 +339,16 @@ impl Pod<'_> {
 
     /// The attempts that pods of this run told of so far.
     fn told_before(&self) -> std::io::Result<Vec<Attempt>> {
-        let entries = std::fs::read_dir(self.shared().join("told"))?.flatten();
-        let read = entries.filter_map(|entry| {
+        let mut entries: Vec<_> =
+            std::fs::read_dir(self.shared().join("told"))?.flatten().collect();
+        if self.assignment.stored {
+            // Without earlier pods there is no such folder.
+            let run = self.assignment.run.name.as_str();
+            let results = artifacts::before().join(results_folder(self.pipeline.folder(), run));
+            let before = std::fs::read_dir(artifacts::told(&results).join("told"));
+            entries.extend(before.into_iter().flatten().flatten());
+        }
+        let read = entries.into_iter().filter_map(|entry| {
             serde_json::from_str(&std::fs::read_to_string(entry.path()).ok()?).ok()
         });
         Ok(read.collect())
@@ -364,8 +380,9 @@ impl Pod<'_> {
         let (root, state) = (Path::new(&self.assignment.root), Path::new(PLACE));
         let places = Places::make(root, state, self.folder(), &format!("{number}"))
             .map_err(|error| format!("failed to make the step's folder: {error}"))?;
+        let results = if self.assignment.stored { artifacts::before() } else { root.to_owned() };
         let before =
-            Before { pipeline: self.pipeline, step: self.task.step, records, results: root };
+            Before { pipeline: self.pipeline, step: self.task.step, records, results: &results };
         let work = self.files.workplace(&before, &state.join("work").join(number.to_string()))?;
         let site = Site {
             pipeline: self.pipeline,

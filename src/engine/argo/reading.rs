@@ -2,6 +2,7 @@
 //!
 //! Owns what each phase and node of Argo means for us. What it cannot tell, it does not guess.
 
+use std::borrow::Cow;
 use std::io::Read;
 
 use base64::Engine as _;
@@ -13,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use ruzstd::decoding::StreamingDecoder;
 
+use super::compile::FORGOTTEN;
 use super::names;
 use super::object::WATCH_ENDED;
 use super::told::{Beginning, Told, unpack_all};
@@ -26,6 +28,19 @@ use crate::types::Timestamp;
 
 /// The most that nodes may be when unpacked, in bytes: etcd takes 1.5 MiB of them packed.
 const LARGEST: u64 = 256 << 20;
+
+/// What the kubelet says of a pod whose first containers are at work, or ended a moment ago.
+const INITIALIZING: &str = "PodInitializing";
+
+/// Whether a Workflow waits for a pod that is between its first containers and its own.
+pub fn initializing(seen: &Seen) -> bool {
+    let waits = |node: &Node| {
+        node.kind == "Pod"
+            && node.phase.as_deref() == Some("Pending")
+            && node.message.as_deref() == Some(INITIALIZING)
+    };
+    !seen.is_over() && nodes(seen).iter().flat_map(|all| all.values()).any(waits)
+}
 
 /// Where a run and its steps stand.
 pub fn read(
@@ -43,12 +58,12 @@ pub fn read(
     let mut objects: IndexMap<&str, (Of<'_>, Vec<Part<'_>>)> = IndexMap::new();
     let mut beginning = None;
     let mut waiting = None;
-    for node in nodes.iter().flat_map(IndexMap::values).filter(|node| node.kind == "Pod") {
+    for node in nodes.iter().flat_map(|all| all.values()).filter(|node| node.kind == "Pod") {
         let told = told(node);
         beginning = told.as_ref().and_then(|told| told.beginning.clone()).or(beginning);
         // What every pod goes through is no news.
         let ordinary = |message: &String| {
-            message.is_empty() || message == "PodInitializing" || message == "ContainerCreating"
+            message.is_empty() || message == INITIALIZING || message == "ContainerCreating"
         };
         if node.phase.as_deref() == Some("Pending") {
             waiting = node.message.clone().filter(|message| !ordinary(message)).or(waiting);
@@ -249,16 +264,16 @@ fn late(seen: &Seen) -> bool {
 }
 
 /// The nodes, also compressed ones; none where they lie in a database.
-fn nodes(seen: &Seen) -> Option<IndexMap<String, Node>> {
+fn nodes(seen: &Seen) -> Option<Cow<'_, IndexMap<String, Node>>> {
     let status = &seen.status;
-    if let Some(nodes) = status.nodes.clone().filter(|nodes| !nodes.is_empty()) {
-        return Some(nodes);
+    if let Some(nodes) = status.nodes.as_ref().filter(|nodes| !nodes.is_empty()) {
+        return Some(Cow::Borrowed(nodes));
     }
     let packed = status.compressed_nodes.as_ref().filter(|packed| !packed.is_empty())?;
     let bytes = STANDARD.decode(packed).ok()?;
     let mut json = Vec::new();
     unpacked(&bytes)?.take(LARGEST).read_to_end(&mut json).ok()?;
-    serde_json::from_slice(&json).ok()
+    serde_json::from_slice(&json).ok().map(Cow::Owned)
 }
 
 /// What an administrator of Argo may choose: gzip, and from 4.1 on zstd or Brotli, which has no mark of its own.
@@ -317,8 +332,9 @@ fn attempt(
             let code = node.outputs.as_ref().and_then(|outputs| outputs.exit_code.clone());
             let exit_code: Option<i32> = code.and_then(|code| code.parse().ok());
             let message = said.unwrap_or_else(|| "its pod ended without a word".into());
-            // Drained, or evicted: what the retry strategy of a pod says too.
-            let lost = matches!(exit_code, None | Some(143)) && !meant;
+            // Drained, evicted, or forgotten by its runtime: what the retry strategy of a pod says too.
+            let lost = matches!(exit_code, None | Some(143)) || message.contains(FORGOTTEN);
+            let lost = lost && !meant;
             Some(if lost {
                 AttemptEnd::Lost(message)
             } else {

@@ -188,6 +188,29 @@ fn a_pod_that_its_node_ends_is_lost_and_no_persons_stop() {
 }
 
 #[test]
+fn a_container_that_its_runtime_forgot_is_lost() {
+    let mut forgotten = node("a(0)", "Failed", "");
+    forgotten["message"] =
+        "main: ContainerStatusUnknown (exit code 137): it could not be located".into();
+    forgotten["outputs"] = json!({"exitCode": "137"});
+    let status = json!({"nodes": nodes(vec![forgotten])});
+    let (run, steps) = read_of("Running", json!({}), status);
+    assert_eq!((run.phase, steps.as_str()), (Phase::Running, "a Interrupted, b Pending"));
+}
+
+#[test]
+fn a_pod_between_its_containers_is_told_from_one_that_waits_for_a_node() {
+    let of = |message: &str| {
+        let mut waits = node("a(0)", "Pending", "");
+        waits["message"] = message.into();
+        let status = json!({"phase": "Running", "nodes": nodes(vec![waits])});
+        initializing(&serde_json::from_value(json!({"metadata": {}, "status": status})).unwrap())
+    };
+    assert!(of("PodInitializing"));
+    assert!(!of("Unschedulable: 0/1 nodes are available") && !of("ContainerCreating"));
+}
+
+#[test]
 fn a_stop_before_a_pod_began_makes_no_attempt() {
     let mut never = node("a(0)", "Failed", "");
     never["message"] = "workflow shutdown with strategy:  Terminate".into();

@@ -35,6 +35,9 @@ pub struct Assignment {
     /// Where the run's commit comes from; none where its files lie in the root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkout: Option<Checkout>,
+    /// Whether results go to an object store: the root is the pod's own, and Argo carries them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stored: bool,
     /// Variables whose values Argo would take for its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<(String, String)>,

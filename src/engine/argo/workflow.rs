@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, LocalObjectReference, PodSecurityContext, Toleration, Volume,
+    Affinity, Container, LocalObjectReference, PodSecurityContext, SecretKeySelector, Toleration,
+    Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::NamespaceResourceScope;
@@ -89,13 +90,66 @@ pub struct TtlStrategy {
 pub struct Arguments {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parameters: Vec<Parameter>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
 }
 
 impl Arguments {
+    /// Parameters alone.
+    pub fn of(parameters: Vec<Parameter>) -> Self {
+        Self { parameters, artifacts: Vec::new() }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.parameters.is_empty()
+        self.parameters.is_empty() && self.artifacts.is_empty()
     }
+}
+
+/// A file or folder that travels between a pod and an object store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the names are Argo's")]
+pub struct Artifact {
+    pub name: String,
+    pub path: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub recurse_mode: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<Archive>,
+    pub s3: S3Artifact,
+}
+
+/// How an artifact is packed: not at all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the names are Argo's")]
+pub struct Archive {
+    pub none: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A place in an S3 store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the names are Argo's")]
+pub struct S3Artifact {
+    pub endpoint: String,
+    pub bucket: String,
+    pub key: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key_secret: Option<SecretKeySelector>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_key_secret: Option<SecretKeySelector>,
+    #[serde(rename = "useSDKCreds", skip_serializing_if = "std::ops::Not::not")]
+    pub use_sdk_creds: bool,
 }
 
 /// A named value.
