@@ -122,9 +122,10 @@ pub fn root() -> PathBuf {
     Path::new(PLACE).join("results")
 }
 
-/// Where a pod finds the results of earlier ones, as in a root. They are Argo's there, and nobody writes beside them.
+/// Where a pod finds the results of earlier ones, as in a root. Below a volume of ours Argo would make folders that nobody but
+/// its own user may enter; here each is a mount of its own.
 pub fn before() -> PathBuf {
-    Path::new(PLACE).join("before")
+    format!("{PLACE}-before").into()
 }
 
 /// Where pods of a run tell each other, below a folder of its results.
@@ -147,32 +148,29 @@ pub fn carry(
     let told_of = |this: &Path| told(&this.join(&run)).join("told").to_string_lossy().into_owned();
     // A run that was executed in a former life under the same name left its own.
     let told_at = format!("{run}/{TOLD}-{{{{workflow.uid}}}}/told");
-    let artifact = |name: String, path: String, key: &str| Artifact {
-        name,
+    let left = |name: &str, path: String, key: &str| Artifact {
+        name: name.into(),
         path,
         optional: true,
+        archive: Some(Archive::default()),
         s3: store.at(key),
         ..Artifact::default()
     };
     // Whoever reads them is another user than Argo's.
-    let taken = |name: String, path: String, key: &str| Artifact {
+    let taken = |name: &str, path: String, key: &str| Artifact {
         mode: Some(0o755),
         recurse_mode: true,
-        ..artifact(name, path, key)
-    };
-    let left = |name: &str, path: String, key: &str| Artifact {
-        archive: Some(Archive::default()),
-        ..artifact(name.into(), path, key)
+        ..left(name, path, key)
     };
     let path = |this: PathBuf, key: &str| this.join(key).to_string_lossy().into_owned();
-    template.inputs.artifacts.push(taken("told".into(), told_of(&before()), &told_at));
+    template.inputs.artifacts.push(taken("told", told_of(&before()), &told_at));
     for before_it in pipeline.graph().ancestors(at) {
         if steps[before_it].outputs().is_empty() {
             continue;
         }
         let key = folder(before_it);
         let name = format!("step-{}", tasks[before_it]);
-        template.inputs.artifacts.push(taken(name, path(before(), &key), &key));
+        template.inputs.artifacts.push(taken(&name, path(before(), &key), &key));
     }
     let own = if steps[at].sweep().is_empty() {
         folder(at)

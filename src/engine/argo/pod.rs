@@ -80,6 +80,13 @@ pub fn work(
     let pipeline = assignment.pipeline()?;
     let at = pipeline.steps().iter().position(|step| step.name() == order.step);
     let at = at.ok_or_else(|| format!("the pipeline has no step {:?}", order.step))?;
+    if assignment.stored {
+        // The way to it may be a link, as that to `/var/run` of Debian.
+        let root = std::fs::create_dir_all(&assignment.root);
+        let root = root.and_then(|()| std::fs::canonicalize(&assignment.root));
+        let root = root.map_err(|error| format!("{}: {error}", assignment.root))?;
+        assignment.root = root.to_string_lossy().into_owned();
+    }
     let files = checkout::files(&assignment);
     let mut pod = Pod {
         results: Path::new(&assignment.root)
@@ -339,16 +346,18 @@ impl Pod<'_> {
 
     /// The attempts that pods of this run told of so far.
     fn told_before(&self) -> std::io::Result<Vec<Attempt>> {
-        let mut entries: Vec<_> =
-            std::fs::read_dir(self.shared().join("told"))?.flatten().collect();
+        let mut entries: Vec<_> = std::fs::read_dir(self.shared().join("told"))?.collect();
         if self.assignment.stored {
-            // Without earlier pods there is no such folder.
             let run = self.assignment.run.name.as_str();
             let results = artifacts::before().join(results_folder(self.pipeline.folder(), run));
-            let before = std::fs::read_dir(artifacts::told(&results).join("told"));
-            entries.extend(before.into_iter().flatten().flatten());
+            match std::fs::read_dir(artifacts::told(&results).join("told")) {
+                Ok(before) => entries.extend(before),
+                // The first pod of a run finds nothing.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
-        let read = entries.into_iter().filter_map(|entry| {
+        let read = entries.into_iter().flatten().filter_map(|entry| {
             serde_json::from_str(&std::fs::read_to_string(entry.path()).ok()?).ok()
         });
         Ok(read.collect())
