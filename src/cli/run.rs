@@ -142,12 +142,16 @@ const HANDED_OVER: Duration = Duration::from_secs(60);
 fn hand_over(session: &mut Session, stored: &StoredRun) -> Result<(), CliError> {
     let (id, name, began) = (&stored.pipeline, &stored.run.name, Instant::now());
     let mut applied = session.start_next(id)?;
-    if applied.failed.is_empty() && applied.started.iter().all(|run| run.name != *name) {
+    if let Some(error) = applied.failed.first() {
+        return Err(CliError::unreachable(error.to_string()));
+    }
+    if applied.started.iter().all(|run| run.name != *name) {
         print::talk(&format!("{name} waits for another run; `jupyterflow up` starts it then"));
         return Ok(());
     }
     loop {
-        if let Some(error) = applied.failed.first() {
+        let mut failed = applied.failed.iter();
+        if let Some(error) = failed.find(|error| error.run == *name && !error.passing) {
             return Err(CliError::unreachable(error.to_string()));
         }
         let known = session.store.run(name.as_str())?;

@@ -176,7 +176,11 @@ impl Tenants {
         // A tenant's claim is its folder's, and of one that all share each has its own folder alone.
         let own = || format!("{}/{}", path.trim_end_matches('/'), owner(id));
         match (&tenant, claims.first(), &claim) {
-            _ if store.is_some() => {}
+            // Nothing of a run is for a user's home.
+            _ if store.is_some() => {
+                environment.volumes.clear();
+                environment.volume_mounts.clear();
+            }
             (Some(_), Some(claim), _) => mount(&mut environment, claim, &own(), None),
             (Some(_), None, Some(claim)) => {
                 mount(&mut environment, claim, &own(), Some(owner(id)));
@@ -275,7 +279,12 @@ impl Tenants {
             return Some(format!("{kind} must say runAsUser {uid}, which is its tenant's"));
         }
         let refused = needs.images.iter().find_map(|image| self.refuses(id, image));
-        refused.or_else(|| needs.secrets.iter().find_map(|one| self.refuses_secret(id, site, one)))
+        let kept = needs.secrets.iter().find(|secret| site.keeps(secret));
+        let kept =
+            kept.map(|secret| format!("secret {secret} is for the files of runs, and for no step"));
+        refused
+            .or(kept)
+            .or_else(|| needs.secrets.iter().find_map(|one| self.refuses_secret(id, site, one)))
     }
 
     /// Why an image may not be used; none where it may.
@@ -450,6 +459,12 @@ impl Sites for Tenants {
         }
         let secrets = pipeline.steps().iter().flat_map(|step| step.secrets().values());
         let secrets = secrets.map(|secret| &secret.secret);
+        if let Some(refused) = artifacts::refuses(&site, pipeline) {
+            return Some(refused);
+        }
+        if let Some(kept) = secrets.clone().find(|secret| site.keeps(secret)) {
+            return Some(format!("secret {kept} is for the files of runs, and for no step"));
+        }
         // A pod whose secret is not there would wait for ever.
         let fetch = site.checkout.iter().filter_map(|checkout| checkout.credentials.as_ref());
         let keep = site.store.iter().filter_map(|store| store.credentials.as_ref());

@@ -212,8 +212,15 @@ fn containers(pod: &str) -> BTreeMap<String, String> {
 
 /// Takes a pod's sandbox away between two of its containers; whether that came in time.
 fn forget(pod: &str) -> bool {
+    struct Stopped(i32);
+    impl Drop for Stopped {
+        fn drop(&mut self) {
+            signal(self.0, rustix::process::Signal::CONT);
+        }
+    }
     let (kubelet, _) = process_of("kubelet");
     signal(kubelet, rustix::process::Signal::STOP);
+    let _goes_on = Stopped(kubelet);
     let mut left = BTreeMap::new();
     // What has begun of the first ones ends by itself.
     wait_for("its containers to end", || {
@@ -225,7 +232,6 @@ fn forget(pod: &str) -> bool {
         runtime(&["tasks", "kill", "-s", "SIGKILL", &left[""]]);
         wait_for("the end of its sandbox", || containers(pod).is_empty());
     }
-    signal(kubelet, rustix::process::Signal::CONT);
     in_time
 }
 

@@ -23,6 +23,9 @@ steps:
     run: |
       env | grep -c swordfish && exit 3
       grep -rqs "swordfish-""9001" /var/run /argo /tmp && exit 4
+      ln -s /argo/secret/bucket "$JUPYTERFLOW_OUTPUT_DIR/keys"
+      rm -rf /var/run/jupyterflow-told /var/run/jupyterflow-results || true
+      ln -s /argo/secret/bucket /var/run/jupyterflow-told; ln -s /argo/secret/bucket /var/run/jupyterflow-results
       echo "id,spent" >data.csv; echo noise >undeclared.txt; chmod 600 data.csv
     outputs: {data: data.csv}
   fit:
@@ -74,6 +77,8 @@ fn results_go_to_an_object_store_and_come_back_to_the_steps_that_need_them() {
     let user = User::of("store", &shape);
     let git = Git::served(Place::new(), BRIDGE);
     git.write("churn/jupyterflow.yaml", PIPELINE).write("churn/look.ipynb", NOTEBOOK);
+    let thief = "steps: {a: {run: 'echo $K', secrets: {K: {secret: bucket, key: secretKey}}}}";
+    git.write("thief/jupyterflow.yaml", &format!("name: thief\n{thief}\n"));
     let first = git.push();
     let data = tempfile::Builder::new().prefix("jf-store-").tempdir().unwrap();
     let bucket = data.path().join("buckets/results");
@@ -110,13 +115,17 @@ fn results_go_to_an_object_store_and_come_back_to_the_steps_that_need_them() {
         },
     })]);
     let controller = user.controller(&user.namespace, None);
-    wait_for("the secret to be refused", || {
+    let told_of = |pipeline: &str, words: &str| {
         let pipelines = user.objects("notebookpipelines");
-        let all = pipelines.values().next().cloned().unwrap_or_default();
-        let told = all["status"]["conditions"][0]["message"].as_str().unwrap_or_default();
-        told.contains("secret bucket is not labelled")
-    });
+        let own = pipelines.values().find(|one| one["spec"]["name"] == pipeline);
+        let own = own.map(|one| one["status"]["conditions"][0]["message"].clone());
+        own.is_some_and(|told| told.as_str().is_some_and(|told| told.contains(words)))
+    };
+    wait_for("the secret to be refused", || told_of("churn", "secret bucket is not labelled"));
     secret(&user.namespace);
+    wait_for("a step to be refused", || {
+        told_of("thief", "secret bucket is for the files of runs, and for no step")
+    });
     let run = user.wait_for_run("churn", "change", "Succeeded");
     assert_eq!(run["spec"]["execution"]["revision"], *first, "{run}");
     let name = run["metadata"]["name"].as_str().unwrap();
@@ -146,10 +155,15 @@ fn results_go_to_an_object_store_and_come_back_to_the_steps_that_need_them() {
     assert!(
         all.contains("accessKey") && !all.contains(SECRET) && !controller.log().contains(SECRET)
     );
+    let mut all = walkdir::WalkDir::new(data.path().join("buckets")).into_iter().flatten();
+    let holds = |path: &std::path::Path| {
+        std::fs::read(path).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(SECRET))
+    };
+    assert!(all.all(|entry| !holds(entry.path())), "a step took the keys");
     // A pod that is deleted while it works is made again, and what was carried before still counts.
     git.write(
         "churn/jupyterflow.yaml",
-        &PIPELINE.replace("cat data.csv \"", "sleep 5; cat data.csv \""),
+        &PIPELINE.replace("cat data.csv \"", "sleep 30; cat data.csv \""),
     );
     git.push();
     let of = |name: &str| {

@@ -6,11 +6,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::SecretKeySelector;
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, SecretKeySelector, Volume, VolumeMount};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::compile::{PLACE, Site};
+use super::environment::Environment;
 use super::workflow::{Archive, Artifact, S3Artifact, Template};
 use crate::engine::step::leftovers::{results_folder, step_folder};
 use crate::spec::Pipeline;
@@ -19,8 +20,6 @@ use crate::spec::Pipeline;
 const AMAZON: &str = "s3.amazonaws.com";
 /// Argo's word for the run's name, which is a part of each path.
 const RUN: &str = "{{workflow.name}}";
-/// What the pods of a run told, among its results. A Workflow that is made anew under the same name has its own.
-const TOLD: &str = ".run";
 
 /// An object store that speaks S3.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +116,16 @@ fn endpoint(text: &str) -> Option<(String, bool)> {
     known.then(|| (host.to_owned(), scheme == "http"))
 }
 
+/// Where a pod leaves what travels. Each is a volume, and nothing below one: Argo's containers, which have the credentials,
+/// follow a link that a step put in the place of a folder, but none below it.
+const RESULTS: Left = Left { name: "jupyterflow-results", path: "/var/run/jupyterflow-results" };
+const TOLD: Left = Left { name: "jupyterflow-told", path: "/var/run/jupyterflow-told" };
+
+struct Left {
+    name: &'static str,
+    path: &'static str,
+}
+
 /// Where a pod writes results that travel.
 pub fn root() -> PathBuf {
     Path::new(PLACE).join("results")
@@ -128,9 +137,56 @@ pub fn before() -> PathBuf {
     format!("{PLACE}-before").into()
 }
 
-/// Where pods of a run tell each other, below a folder of its results.
-pub fn told(results: &Path) -> PathBuf {
-    results.join(TOLD)
+/// Where a pod tells others.
+pub fn told() -> PathBuf {
+    TOLD.path.into()
+}
+
+/// Where a pod finds what earlier ones told.
+pub fn told_before() -> PathBuf {
+    format!("{}-before", TOLD.path).into()
+}
+
+/// The volumes of what travels.
+pub fn volumes(site: &Site) -> impl Iterator<Item = Volume> {
+    let both = site.store.is_some().then_some([RESULTS, TOLD]);
+    both.into_iter().flatten().map(|left| Volume {
+        name: left.name.into(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    })
+}
+
+/// Whether a secret cannot be the one of a store: Argo makes a volume of its name.
+fn refuses_name(secret: &str, environment: &Environment) -> Option<String> {
+    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let taken =
+        ["input-artifacts", "var-run-argo", "tmp-dir-argo", "argo-staging", "argo-mainctr-fs"];
+    let taken = taken.contains(&secret)
+        || secret.starts_with("jupyterflow")
+        || environment.volumes.iter().any(|volume| volume.name == secret);
+    if taken {
+        return Some(format!("results.credentials: {secret} is the name of a volume of its runs"));
+    }
+    let fits = secret.chars().all(label)
+        && secret.len() <= 63
+        && !secret.starts_with('-')
+        && !secret.ends_with('-');
+    (!fits).then(|| {
+        format!("results.credentials: {secret} is more than small letters, digits and `-`, of which Argo makes a volume")
+    })
+}
+
+/// Why the results of a pipeline cannot travel; none where they can.
+pub fn refuses(site: &Site, pipeline: &Pipeline) -> Option<String> {
+    let store = site.store.as_ref()?;
+    if pipeline.folder().contains("{{") {
+        return Some(format!(
+            "folder {}: Argo would take its name for a template",
+            pipeline.folder()
+        ));
+    }
+    refuses_name(store.credentials.as_ref()?, &site.environment)
 }
 
 /// Lets the results of a template's pod travel, and those that it needs.
@@ -141,64 +197,79 @@ pub fn carry(
     at: usize,
     template: &mut Template,
 ) {
-    let (Some(store), true) = (&site.store, template.container.is_some()) else { return };
+    let (Some(store), Some(container)) = (&site.store, &mut template.container) else { return };
     let steps = pipeline.steps();
     let folder = |at: usize| step_folder(pipeline.folder(), RUN, steps[at].name(), None);
-    let run = results_folder(pipeline.folder(), RUN);
-    let told_of = |this: &Path| told(&this.join(&run)).join("told").to_string_lossy().into_owned();
     // A run that was executed in a former life under the same name left its own.
-    let told_at = format!("{run}/{TOLD}-{{{{workflow.uid}}}}/told");
-    let left = |name: &str, path: String, key: &str| Artifact {
+    let told_at =
+        format!("{}/.run-{{{{workflow.uid}}}}/told", results_folder(pipeline.folder(), RUN));
+    let artifact = |name: &str, path: &Path, key: &str| Artifact {
         name: name.into(),
-        path,
+        path: path.to_string_lossy().into_owned(),
         optional: true,
         archive: Some(Archive::default()),
         s3: store.at(key),
         ..Artifact::default()
     };
     // Whoever reads them is another user than Argo's.
-    let taken = |name: &str, path: String, key: &str| Artifact {
-        mode: Some(0o755),
-        recurse_mode: true,
-        ..left(name, path, key)
+    let mut take = |name: &str, path: &Path, key: &str| {
+        let artifact = artifact(name, path, key);
+        let taken = Artifact { mode: Some(0o755), recurse_mode: true, ..artifact };
+        template.inputs.artifacts.push(taken);
     };
-    let path = |this: PathBuf, key: &str| this.join(key).to_string_lossy().into_owned();
-    template.inputs.artifacts.push(taken("told", told_of(&before()), &told_at));
-    for before_it in pipeline.graph().ancestors(at) {
-        if steps[before_it].outputs().is_empty() {
-            continue;
+    take("told", &told_before(), &told_at);
+    for earlier in pipeline.graph().ancestors(at) {
+        if !steps[earlier].outputs().is_empty() {
+            let key = folder(earlier);
+            take(&format!("step-{}", tasks[earlier]), &before().join(&key), &key);
         }
-        let key = folder(before_it);
-        let name = format!("step-{}", tasks[before_it]);
-        template.inputs.artifacts.push(taken(&name, path(before(), &key), &key));
     }
-    let own = if steps[at].sweep().is_empty() {
-        folder(at)
-    } else {
-        format!("{}/{{{{inputs.parameters.index}}}}", folder(at))
-    };
-    template.outputs.artifacts.push(left("results", path(root(), &own), &own));
-    template.outputs.artifacts.push(left("told", told_of(&root()), &told_at));
+    let mut own = folder(at);
+    if !steps[at].sweep().is_empty() {
+        own.push_str("/{{inputs.parameters.index}}");
+    }
+    for (left, key) in [(RESULTS, own), (TOLD, told_at)] {
+        container.volume_mounts.get_or_insert_default().push(VolumeMount {
+            name: left.name.into(),
+            mount_path: left.path.into(),
+            ..VolumeMount::default()
+        });
+        template.outputs.artifacts.push(artifact(left.name, Path::new(left.path), &key));
+    }
 }
 
-/// Lets everybody read what a pod left: Argo's containers carry it as another user.
+/// Leaves what a step's folder holds where Argo takes it from, so that Argo's user may read it. What a link leads to is
+/// left in its place, since a store knows no links.
 ///
 /// # Errors
-/// A file cannot be read or written.
-pub fn open(folder: &Path) -> std::io::Result<()> {
-    for entry in walkdir::WalkDir::new(folder) {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        let wanted = match (metadata.is_dir(), metadata.is_file()) {
-            (true, _) => 0o555,
-            (_, true) => 0o444,
-            // What a link leads to is not what the step left.
-            _ => continue,
+/// In words: a file cannot be read or written.
+pub fn leave(folder: &Path) -> Result<(), String> {
+    copy_all(folder, Path::new(RESULTS.path))
+}
+
+fn copy_all(folder: &Path, to: &Path) -> Result<(), String> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    for entry in walkdir::WalkDir::new(folder).follow_links(true) {
+        let entry = match entry {
+            Ok(entry) => entry,
+            // A link that leads nowhere, or in a circle.
+            Err(error) if error.path().is_some_and(Path::is_symlink) => continue,
+            Err(error) => return Err(error.to_string()),
         };
-        let mode = metadata.permissions().mode();
-        if mode & wanted != wanted {
-            std::fs::set_permissions(entry.path(), PermissionsExt::from_mode(mode | wanted))?;
-        }
+        let path = entry.path();
+        let target = to.join(path.strip_prefix(folder).unwrap_or(path));
+        let (kind, root) = (entry.file_type(), entry.depth() == 0);
+        let done = if kind.is_dir() && !root {
+            std::fs::create_dir_all(&target).map(|()| 0o755)
+        } else if kind.is_file() {
+            std::fs::copy(path, &target).map(|_| 0o644)
+        } else {
+            continue;
+        };
+        let mode = |mode| std::fs::set_permissions(&target, PermissionsExt::from_mode(mode));
+        done.and_then(mode).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
 }
@@ -235,6 +306,38 @@ mod tests {
         ] {
             let refused = ObjectStore::parse(text, None).unwrap_err();
             assert!(refused.contains(words) && !refused.contains("secret@"), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_are_files_that_everybody_may_read() {
+        let place = tempfile::tempdir().unwrap();
+        let (from, to) = (place.path().join("from"), place.path().join("to"));
+        std::fs::create_dir_all(from.join("deep")).unwrap();
+        std::fs::create_dir(&to).unwrap();
+        std::fs::write(from.join("deep/a"), "a").unwrap();
+        std::fs::set_permissions(from.join("deep/a"), PermissionsExt::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink("deep/a", from.join("link")).unwrap();
+        std::os::unix::fs::symlink("nowhere", from.join("broken")).unwrap();
+        std::os::unix::fs::symlink("..", from.join("deep/circle")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, from.join("pipe"), rustix::fs::Mode::RUSR).unwrap();
+        copy_all(&from, &to).unwrap();
+        let mode = std::fs::metadata(to.join("deep/a")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+        assert!(to.join("link").symlink_metadata().unwrap().is_file());
+        for name in ["broken", "pipe", "deep/circle"] {
+            assert!(to.join(name).symlink_metadata().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_named_as_a_volume_can_be() {
+        let environment =
+            serde_json::from_value(serde_json::json!({"volumes": [{"name": "home"}]}));
+        let environment: Environment = environment.unwrap();
+        assert_eq!(refuses_name("bucket-1", &environment), None);
+        for name in ["home", "jupyterflow", "input-artifacts", "team.bucket", "-a", ""] {
+            assert!(name.is_empty() || refuses_name(name, &environment).is_some(), "{name}");
         }
     }
 }

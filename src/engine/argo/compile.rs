@@ -59,6 +59,15 @@ pub struct Site {
     pub parallelism: Option<usize>,
 }
 
+impl Site {
+    /// Whether a secret is for whoever fetches and carries the files of runs, and so none for a step.
+    pub fn keeps(&self, secret: &str) -> bool {
+        let fetch = self.checkout.iter().filter_map(|checkout| checkout.credentials.as_deref());
+        let store = self.store.iter().filter_map(|store| store.credentials.as_deref());
+        fetch.chain(store).any(|own| own == secret)
+    }
+}
+
 /// The Workflow of a pipeline for other tools: it carries nothing of ours but the program that its pods
 /// take, and Argo names it.
 ///
@@ -164,6 +173,7 @@ fn bare(site: &Site, pipeline: &Pipeline) -> Result<Workflow, String> {
         ..Volume::default()
     });
     volumes.extend(checkout::volume(site));
+    volumes.extend(artifacts::volumes(site));
     // A mesh's sidecar would outlive the step.
     let annotations = [("sidecar.istio.io/inject".to_owned(), "false".to_owned())];
     Ok(Workflow {

@@ -103,11 +103,21 @@ pub fn work(
         let attempt = Attempt::failed(&order.step, order.index, Timestamp::now(), message);
         (Told { attempt: Some(attempt), beginning: None }, 1)
     });
+    if assignment.stored && told.attempt.is_some() {
+        let folder = Path::new(&assignment.root).join(pod.folder());
+        if let Err(error) = artifacts::leave(&folder) {
+            let message = format!("its results cannot be kept: {error}");
+            eprintln_line(&message);
+            if code == 0 {
+                (told, code) = (spoilt(told, message), 1);
+            }
+        }
+    }
     let text = pack(&told).or_else(|error| {
         // Too much was left: the step fails for it, and says how much.
         let message = format!("its outputs are {error}; write large ones to a file");
         eprintln_line(&message);
-        (told, code) = (too_large(told.clone(), message), 1);
+        (told, code) = (spoilt(told.clone(), message), 1);
         pack(&told)
     })?;
     std::fs::write(Path::new(PLACE).join("told"), text).map_err(|error| error.to_string())?;
@@ -116,11 +126,6 @@ pub fn work(
     {
         // A full disk must not fail the step: what it did is told.
         eprintln_line(&message);
-    }
-    if assignment.stored
-        && let Err(error) = artifacts::open(Path::new(&assignment.root))
-    {
-        eprintln_line(&format!("its results may not reach their store: {error}"));
     }
     Ok(code)
 }
@@ -144,7 +149,8 @@ fn unpack_given(text: &str) -> Result<Vec<Told>, String> {
     }
 }
 
-fn too_large(mut told: Told, message: String) -> Told {
+/// What a pod tells whose step failed after all.
+fn spoilt(mut told: Told, message: String) -> Told {
     if let Some(attempt) = &mut told.attempt {
         attempt.end = Some(AttemptEnd::failed(message));
     }
@@ -316,9 +322,6 @@ impl Pod<'_> {
     /// What the pods of one claim share. A run that was executed in a former life, of which no record is left,
     /// may have left its own.
     fn shared(&self) -> PathBuf {
-        if self.assignment.stored {
-            return artifacts::told(&self.results);
-        }
         let claimed = self.assignment.run.created_at.to_string();
         self.results.join(format!("{SHARED}-{}", Digest::of_bytes(claimed.as_bytes()).short()))
     }
@@ -326,7 +329,11 @@ impl Pod<'_> {
     /// How many pods began this very attempt and told nothing: Argo makes a pod that went before it saw it
     /// begin anew, and does not count it.
     fn begun_before(&self) -> Result<u64, String> {
-        let shared = self.shared().join("told");
+        // Without a volume that pods share, nobody can say.
+        if self.assignment.stored {
+            return Ok(0);
+        }
+        let shared = self.told();
         let name = format!("{}.began-", self.name());
         let failed = |error: std::io::Error| format!("failed to write {name}: {error}");
         let entries = std::fs::read_dir(&shared).map_err(failed)?.flatten();
@@ -346,11 +353,9 @@ impl Pod<'_> {
 
     /// The attempts that pods of this run told of so far.
     fn told_before(&self) -> std::io::Result<Vec<Attempt>> {
-        let mut entries: Vec<_> = std::fs::read_dir(self.shared().join("told"))?.collect();
+        let mut entries: Vec<_> = std::fs::read_dir(self.told())?.collect();
         if self.assignment.stored {
-            let run = self.assignment.run.name.as_str();
-            let results = artifacts::before().join(results_folder(self.pipeline.folder(), run));
-            match std::fs::read_dir(artifacts::told(&results).join("told")) {
+            match std::fs::read_dir(artifacts::told_before()) {
                 Ok(before) => entries.extend(before),
                 // The first pod of a run finds nothing.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -363,9 +368,27 @@ impl Pod<'_> {
         Ok(read.collect())
     }
 
+    /// Where pods tell each other.
+    fn told(&self) -> PathBuf {
+        if self.assignment.stored { artifacts::told() } else { self.shared().join("told") }
+    }
+
+    /// Where the results of earlier steps lie.
+    fn before(&self) -> PathBuf {
+        if self.assignment.stored {
+            artifacts::before()
+        } else {
+            PathBuf::from(&self.assignment.root)
+        }
+    }
+
     /// The success of an earlier pod at the same thing. Argo may make another pod after it: one that comes
     /// late, or takes the place of one that was deleted before Argo heard of its end.
     fn done_before(&self) -> Option<Attempt> {
+        // What it left may not have reached the store.
+        if self.assignment.stored {
+            return None;
+        }
         self.told_before().ok()?.into_iter().find(|told| {
             let same = told.step == self.order.step && told.index == self.task.index;
             same && matches!(told.end, Some(AttemptEnd::Succeeded(_)))
@@ -389,7 +412,7 @@ impl Pod<'_> {
         let (root, state) = (Path::new(&self.assignment.root), Path::new(PLACE));
         let places = Places::make(root, state, self.folder(), &format!("{number}"))
             .map_err(|error| format!("failed to make the step's folder: {error}"))?;
-        let results = if self.assignment.stored { artifacts::before() } else { root.to_owned() };
+        let results = self.before();
         let before =
             Before { pipeline: self.pipeline, step: self.task.step, records, results: &results };
         let work = self.files.workplace(&before, &state.join("work").join(number.to_string()))?;
@@ -398,6 +421,7 @@ impl Pod<'_> {
             run: &self.assignment.run,
             records,
             results: root,
+            before: &results,
             root: work.root,
             fresh: work.fresh,
             placed: work.placed,
@@ -487,7 +511,7 @@ impl Pod<'_> {
 
     /// Leaves what this pod tells beside what others told, and writes the run's document anew.
     fn record(&self, attempt: &Attempt) -> Result<(), String> {
-        let told = self.shared().join("told");
+        let told = self.told();
         let name = format!("{}.json", self.name());
         let text = serde_json::to_string(attempt).map_err(|error| error.to_string())?;
         let failed = |error: std::io::Error| format!("failed to write {name}: {error}");

@@ -311,6 +311,11 @@ fn attempt(
     let at = tasks.iter().position(|name| name == task)?;
     if let Some(told) = told {
         let mut attempt = told.attempt?;
+        // What its step left did not reach its store, or was not heard of.
+        let uncarried = node.message.as_ref().filter(|words| words.starts_with("wait: "));
+        if let Some(words) = uncarried.filter(|_| node.phase.as_deref() == Some("Error")) {
+            attempt.end = Some(AttemptEnd::Lost(words.clone()));
+        }
         if attempt.end == Some(AttemptEnd::Stopped) && !meant {
             attempt.end = Some(AttemptEnd::Lost("its pod was ended from outside".into()));
         }

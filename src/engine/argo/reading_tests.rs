@@ -188,6 +188,15 @@ fn a_pod_that_its_node_ends_is_lost_and_no_persons_stop() {
 }
 
 #[test]
+fn what_did_not_reach_its_store_is_lost_whatever_its_pod_told() {
+    let mut uncarried = node("a(0)", "Error", &told("a", 2, well(), Beginning::Claimed));
+    uncarried["message"] = "wait: Error (exit code 64): failed to put file: no such bucket".into();
+    let status = json!({"nodes": nodes(vec![uncarried])});
+    let (run, steps) = read_of("Running", json!({}), status);
+    assert_eq!((run.phase, steps.as_str()), (Phase::Running, "a Interrupted, b Pending"));
+}
+
+#[test]
 fn a_container_that_its_runtime_forgot_is_lost() {
     let mut forgotten = node("a(0)", "Failed", "");
     forgotten["message"] =

@@ -323,6 +323,7 @@ impl Host<'_> {
             run: &self.run,
             records: &records,
             results: self.root,
+            before: self.root,
             root: work.root,
             fresh: work.fresh,
             placed: work.placed,

@@ -29,6 +29,8 @@ pub struct Site<'a> {
     pub records: &'a [&'a StepRecord],
     /// The root that results' paths are relative to.
     pub results: &'a Path,
+    /// Where those of earlier steps lie.
+    pub before: &'a Path,
     /// The root where the step works.
     pub root: PathBuf,
     /// The same, where it goes with the attempt.
@@ -57,7 +59,7 @@ impl Site<'_> {
         let step = &self.pipeline.steps()[task.step];
         let point = task.index.map(|index| (index, step.points().swap_remove(index)));
         let scope = Scope {
-            root: self.results,
+            root: self.before,
             placed: &self.placed,
             pipeline: self.pipeline,
             run: self.run,

@@ -48,8 +48,9 @@ impl Pod<'_> {
     /// Leaves the values of a manifest's references where Argo takes them from.
     pub(super) fn values(&self, records: &[&StepRecord]) -> Result<(), String> {
         let step = &self.pipeline.steps()[self.task.step];
+        let before = self.before();
         let scope = Scope {
-            root: Path::new(&self.assignment.root),
+            root: &before,
             placed: &HashMap::new(),
             pipeline: self.pipeline,
             run: &self.assignment.run,
