@@ -280,8 +280,8 @@ impl Tenants {
         }
         let refused = needs.images.iter().find_map(|image| self.refuses(id, image));
         let kept = needs.secrets.iter().find(|secret| site.keeps(secret));
-        let kept =
-            kept.map(|secret| format!("secret {secret} is for the files of runs, and for no step"));
+        let kept = kept
+            .map(|secret| format!("secret {secret} is for the results of runs, and for no step"));
         refused
             .or(kept)
             .or_else(|| needs.secrets.iter().find_map(|one| self.refuses_secret(id, site, one)))
@@ -463,7 +463,7 @@ impl Sites for Tenants {
             return Some(refused);
         }
         if let Some(kept) = secrets.clone().find(|secret| site.keeps(secret)) {
-            return Some(format!("secret {kept} is for the files of runs, and for no step"));
+            return Some(format!("secret {kept} is for the results of runs, and for no step"));
         }
         // A pod whose secret is not there would wait for ever.
         let fetch = site.checkout.iter().filter_map(|checkout| checkout.credentials.as_ref());

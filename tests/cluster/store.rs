@@ -124,7 +124,7 @@ fn results_go_to_an_object_store_and_come_back_to_the_steps_that_need_them() {
     wait_for("the secret to be refused", || told_of("churn", "secret bucket is not labelled"));
     secret(&user.namespace);
     wait_for("a step to be refused", || {
-        told_of("thief", "secret bucket is for the files of runs, and for no step")
+        told_of("thief", "secret bucket is for the results of runs, and for no step")
     });
     let run = user.wait_for_run("churn", "change", "Succeeded");
     assert_eq!(run["spec"]["execution"]["revision"], *first, "{run}");

@@ -1,7 +1,8 @@
 //! Results in an object store: Argo carries them as artifacts, from each pod and to the pods that need them.
 //!
-//! Owns what travels and where it lies. Whoever carries it is not the step: credentials are seen by Argo's own containers
-//! alone.
+//! Owns what travels and where it lies. Whoever carries it is not the step: credentials are given to Argo's own containers
+//! alone. They read what a step wrote, so that one that means harm can get at them: a key should open no more than the
+//! results of its source.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use url::Url;
 
 use super::compile::{PLACE, Site};
 use super::environment::Environment;
-use super::workflow::{Archive, Artifact, S3Artifact, Template};
+use super::workflow::{Archive, Artifact, Named, Node, S3Artifact, Seen, Template};
 use crate::engine::step::leftovers::{results_folder, step_folder};
 use crate::spec::Pipeline;
 
@@ -238,38 +239,61 @@ pub fn carry(
     }
 }
 
-/// Leaves what a step's folder holds where Argo takes it from, so that Argo's user may read it. What a link leads to is
-/// left in its place, since a store knows no links.
+/// Whether the results of a pod that told of a success did not reach their store, or are to be replaced by those of
+/// another: Argo passes on what a pod told also where it could not carry what it left.
+pub fn are_missing(seen: &Seen, node: &Node) -> bool {
+    let named = |all: &[Named]| all.iter().any(|one| one.name == RESULTS.name);
+    let saved = node.outputs.as_ref().is_some_and(|outputs| named(&outputs.artifacts));
+    let again = matches!(node.phase.as_deref(), Some("Error" | "Failed"));
+    named(&seen.spec.volumes) && (again || !saved)
+}
+
+/// Leaves what a step's folder holds where Argo takes it from, so that Argo's user may read it. In the place of a link is what
+/// it leads to, since a store knows none: a file, or a folder below the step's own.
 ///
 /// # Errors
 /// In words: a file cannot be read or written.
 pub fn leave(folder: &Path) -> Result<(), String> {
-    copy_all(folder, Path::new(RESULTS.path))
-}
-
-fn copy_all(folder: &Path, to: &Path) -> Result<(), String> {
     if !folder.exists() {
         return Ok(());
     }
-    for entry in walkdir::WalkDir::new(folder).follow_links(true) {
+    copy_all(folder, Path::new(RESULTS.path)).map_err(|error| error.to_string())
+}
+
+fn copy_all(folder: &Path, to: &Path) -> std::io::Result<()> {
+    let own = folder.canonicalize()?;
+    let inside = |path: &Path| path.canonicalize().is_ok_and(|real| real.starts_with(&own));
+    let entries =
+        walkdir::WalkDir::new(folder).follow_links(true).into_iter().filter_entry(|entry| {
+            !entry.file_type().is_dir() || !entry.path_is_symlink() || inside(entry.path())
+        });
+    for entry in entries {
         let entry = match entry {
             Ok(entry) => entry,
             // A link that leads nowhere, or in a circle.
             Err(error) if error.path().is_some_and(Path::is_symlink) => continue,
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.into()),
         };
         let path = entry.path();
         let target = to.join(path.strip_prefix(folder).unwrap_or(path));
-        let (kind, root) = (entry.file_type(), entry.depth() == 0);
-        let done = if kind.is_dir() && !root {
+        let done = if entry.file_type().is_dir() && entry.depth() > 0 {
             std::fs::create_dir_all(&target).map(|()| 0o755)
-        } else if kind.is_file() {
+        } else if entry.file_type().is_file() {
             std::fs::copy(path, &target).map(|_| 0o644)
         } else {
             continue;
         };
-        let mode = |mode| std::fs::set_permissions(&target, PermissionsExt::from_mode(mode));
-        done.and_then(mode).map_err(|error| format!("{}: {error}", path.display()))?;
+        match done
+            .and_then(|mode| std::fs::set_permissions(&target, PermissionsExt::from_mode(mode)))
+        {
+            // What it leads to is somebody else's.
+            Err(_) if entry.path_is_symlink() => {}
+            Err(error) => {
+                let words = format!("{}: {error}", path.display());
+                return Err(std::io::Error::new(error.kind(), words));
+            }
+            Ok(()) => {}
+        }
     }
     Ok(())
 }
@@ -320,12 +344,17 @@ mod tests {
         std::os::unix::fs::symlink("deep/a", from.join("link")).unwrap();
         std::os::unix::fs::symlink("nowhere", from.join("broken")).unwrap();
         std::os::unix::fs::symlink("..", from.join("deep/circle")).unwrap();
+        std::os::unix::fs::symlink("deep", from.join("latest")).unwrap();
+        std::fs::create_dir(place.path().join("other")).unwrap();
+        std::fs::write(place.path().join("other/b"), "b").unwrap();
+        std::os::unix::fs::symlink("../other", from.join("elsewhere")).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, from.join("pipe"), rustix::fs::Mode::RUSR).unwrap();
         copy_all(&from, &to).unwrap();
         let mode = std::fs::metadata(to.join("deep/a")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
         assert!(to.join("link").symlink_metadata().unwrap().is_file());
-        for name in ["broken", "pipe", "deep/circle"] {
+        assert!(to.join("latest/a").is_file());
+        for name in ["broken", "pipe", "deep/circle", "elsewhere"] {
             assert!(to.join(name).symlink_metadata().is_err(), "{name}");
         }
     }

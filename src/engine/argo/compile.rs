@@ -60,11 +60,9 @@ pub struct Site {
 }
 
 impl Site {
-    /// Whether a secret is for whoever fetches and carries the files of runs, and so none for a step.
+    /// Whether a secret is for whoever carries the results of runs, and so none for a step.
     pub fn keeps(&self, secret: &str) -> bool {
-        let fetch = self.checkout.iter().filter_map(|checkout| checkout.credentials.as_deref());
-        let store = self.store.iter().filter_map(|store| store.credentials.as_deref());
-        fetch.chain(store).any(|own| own == secret)
+        self.store.iter().any(|store| store.credentials.as_deref() == Some(secret))
     }
 }
 

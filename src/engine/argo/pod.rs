@@ -6,14 +6,15 @@
 #![expect(clippy::disallowed_methods, reason = "reads and writes the volumes of the pod")]
 
 mod parts;
+mod shown;
 
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use self::parts::Part;
+use self::shown::Shown;
 use super::compile::{PLACE, wants};
 use super::told::{Assignment, Beginning, Told, pack, unpack, unpack_all};
 use super::{artifacts, checkout};
@@ -268,7 +269,18 @@ impl Pod<'_> {
             .map(|&step| self.pipeline.steps()[step].name())
             .collect();
         let known = self.told_before().map_err(|error| error.to_string())?;
-        told.extend(known.into_iter().filter(|one| further.contains(&one.step.as_str())));
+        // What a pod left that was made again after its success took the place of what was there.
+        let replaced = |one: &Attempt| {
+            let same = |other: &&Attempt| other.step == one.step && other.index == one.index;
+            let mut later = known.iter().filter(same);
+            let succeeded = matches!(one.end, Some(AttemptEnd::Succeeded(_)));
+            self.assignment.stored
+                && succeeded
+                && later.any(|other| other.started_at > one.started_at)
+        };
+        let further =
+            known.iter().filter(|one| further.contains(&one.step.as_str()) && !replaced(one));
+        told.extend(further.cloned());
         Ok(())
     }
 
@@ -544,52 +556,4 @@ fn told_to_end(stop: &AtomicBool) -> bool {
         std::thread::sleep(LOOK);
     }
     stop.load(Ordering::Relaxed)
-}
-
-/// A log that is shown as it grows: the pod's own log is what `kubectl logs` shows.
-struct Shown {
-    over: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Shown {
-    fn from(path: &Path) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let (path, ends) = (path.to_owned(), Arc::clone(&over));
-        let mut at = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        let thread = std::thread::spawn(move || {
-            loop {
-                // What was written before the end is shown before the end.
-                let last = ends.load(Ordering::Relaxed);
-                if let Ok(count) = show(&path, at) {
-                    at += count;
-                }
-                if last {
-                    return;
-                }
-                std::thread::sleep(LOOK);
-            }
-        });
-        Self { over, thread }
-    }
-
-    fn end(self) {
-        self.over.store(true, Ordering::Relaxed);
-        let _ = self.thread.join();
-    }
-}
-
-fn show(path: &Path, from: u64) -> std::io::Result<u64> {
-    let mut file = std::fs::File::open(path)?;
-    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(from))?;
-    let (mut buffer, mut shown, mut out) = (vec![0; 1 << 16], 0, std::io::stdout());
-    loop {
-        let count = file.read(&mut buffer)?;
-        if count == 0 {
-            out.flush()?;
-            return Ok(shown);
-        }
-        out.write_all(&buffer[..count])?;
-        shown += count as u64;
-    }
 }

@@ -15,10 +15,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use ruzstd::decoding::StreamingDecoder;
 
 use super::compile::FORGOTTEN;
-use super::names;
 use super::object::WATCH_ENDED;
 use super::told::{Beginning, Told, unpack_all};
 use super::workflow::{Node, Seen};
+use super::{artifacts, names};
 use crate::engine::step::board::{AttemptEnd, Left};
 use crate::engine::step::retelling::{Attempt, retell};
 use crate::plan::{Phase, Reason, Run};
@@ -59,7 +59,14 @@ pub fn read(
     let mut beginning = None;
     let mut waiting = None;
     for node in nodes.iter().flat_map(|all| all.values()).filter(|node| node.kind == "Pod") {
-        let told = told(node);
+        let mut told = told(node);
+        if artifacts::are_missing(seen, node)
+            && let Some(attempt) = told.as_mut().and_then(|told| told.attempt.as_mut())
+            && matches!(attempt.end, Some(AttemptEnd::Succeeded(_)))
+        {
+            let why = node.message.clone().unwrap_or_else(|| "its results did not arrive".into());
+            attempt.end = Some(AttemptEnd::Lost(why));
+        }
         beginning = told.as_ref().and_then(|told| told.beginning.clone()).or(beginning);
         // What every pod goes through is no news.
         let ordinary = |message: &String| {
@@ -311,11 +318,6 @@ fn attempt(
     let at = tasks.iter().position(|name| name == task)?;
     if let Some(told) = told {
         let mut attempt = told.attempt?;
-        // What its step left did not reach its store, or was not heard of.
-        let uncarried = node.message.as_ref().filter(|words| words.starts_with("wait: "));
-        if let Some(words) = uncarried.filter(|_| node.phase.as_deref() == Some("Error")) {
-            attempt.end = Some(AttemptEnd::Lost(words.clone()));
-        }
         if attempt.end == Some(AttemptEnd::Stopped) && !meant {
             attempt.end = Some(AttemptEnd::Lost("its pod was ended from outside".into()));
         }

@@ -189,11 +189,20 @@ fn a_pod_that_its_node_ends_is_lost_and_no_persons_stop() {
 
 #[test]
 fn what_did_not_reach_its_store_is_lost_whatever_its_pod_told() {
-    let mut uncarried = node("a(0)", "Error", &told("a", 2, well(), Beginning::Claimed));
-    uncarried["message"] = "wait: Error (exit code 64): failed to put file: no such bucket".into();
-    let status = json!({"nodes": nodes(vec![uncarried])});
-    let (run, steps) = read_of("Running", json!({}), status);
-    assert_eq!((run.phase, steps.as_str()), (Phase::Running, "a Interrupted, b Pending"));
+    let of = |phase: &str, saved: &[&str], spec: Value| {
+        let mut one = node("a(0)", phase, &told("a", 2, well(), Beginning::Claimed));
+        one["message"] = "wait: Error (exit code 64): failed to put file: no such bucket".into();
+        let saved = saved.iter().map(|name| json!({"name": name}));
+        one["outputs"]["artifacts"] = saved.collect();
+        read_of("Running", spec, json!({"nodes": nodes(vec![one])})).1
+    };
+    let stored = || json!({"volumes": [{"name": "jupyterflow-results"}, {"name": "other"}]});
+    let both = ["jupyterflow-told", "jupyterflow-results"];
+    assert_eq!(of("Succeeded", &both, stored()), "a Succeeded, b Pending");
+    assert_eq!(of("Running", &both[..1], stored()), "a Interrupted, b Pending");
+    assert_eq!(of("Error", &both, stored()), "a Interrupted, b Pending");
+    // What lies on a claim is there.
+    assert_eq!(of("Error", &[], json!({})), "a Succeeded, b Pending");
 }
 
 #[test]

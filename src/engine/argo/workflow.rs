@@ -315,6 +315,15 @@ pub struct SeenSpec {
     pub suspend: Option<bool>,
     pub shutdown: Option<String>,
     pub active_deadline_seconds: Option<i64>,
+    pub volumes: Vec<Named>,
+}
+
+/// Something of which only the name is read.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the names are Argo's")]
+pub struct Named {
+    pub name: String,
 }
 
 /// Where a Workflow stands.
@@ -352,6 +361,7 @@ pub struct Node {
 #[expect(missing_docs, reason = "the names are Argo's")]
 pub struct NodeOutputs {
     pub parameters: Vec<Parameter>,
+    pub artifacts: Vec<Named>,
     pub exit_code: Option<String>,
 }
 
