@@ -1,7 +1,7 @@
 //! Pods that their node forgot: neither begun nor ended, they hold up their run for ever.
 //!
-//! Owns which pods these are, and removes them, after which Argo makes the next attempt. It asks nothing of the
-//! server while each pod begins in time.
+//! Owns which pods these are, and removes them, after which Argo makes them anew. It asks nothing of the server while each
+//! pod begins in time.
 
 use std::collections::HashMap;
 use std::sync::Arc;

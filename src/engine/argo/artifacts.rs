@@ -8,7 +8,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, SecretKeySelector, Volume, VolumeMount};
-use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::compile::{PLACE, Site};
@@ -23,7 +22,7 @@ const AMAZON: &str = "s3.amazonaws.com";
 const RUN: &str = "{{workflow.name}}";
 
 /// An object store that speaks S3.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectStore {
     bucket: String,
     /// Empty, or without a slash at its ends.
