@@ -31,11 +31,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let (mut session, mut stored) = match find(global, &args.place, &args.run)? {
         Found::There(records, stored) => {
             ended(&stored.run)?;
-            if args.from.is_some() {
-                return Err(CliError::usage("--from needs the local engine in this version")
-                    .hint("retry the whole run"));
-            }
-            return ask_controller(global, &records, &stored, &args.how);
+            return ask_controller(global, &records, &stored, args.from.as_deref(), &args.how);
         }
         Found::Here(session, stored) => (session, stored),
     };

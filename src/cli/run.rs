@@ -15,6 +15,7 @@ use super::target::{Definition, Wanted};
 use crate::controller::records::file_of;
 use crate::controller::requests::Wanted as Asked;
 use crate::engine::Engine;
+use crate::engine::step::kept::kept;
 use crate::notebook::parameters::Parameter;
 use crate::plan::{Phase, Run};
 use crate::reconcile::{self, Request, RequestError};
@@ -95,10 +96,6 @@ pub fn ask(
     let options = LocalEngineOptions { jobs: how.jobs, foreground: !how.detach };
     let mut session = Session::to_write(global, &definition.path, options)?;
     if engine == EngineName::Argo {
-        if from.is_some() {
-            return Err(CliError::usage("--from needs the local engine in this version")
-                .hint("retry the whole run, or use --engine local"));
-        }
         if session.configuration.is_some() {
             return Err(CliError::usage(
                 "sources of --config need the local engine in this version",
@@ -170,11 +167,12 @@ fn hand_over(session: &mut Session, stored: &StoredRun) -> Result<(), CliError> 
 /// A run that was asked for has begun by then, where nothing holds it up.
 const BEGINS: Duration = Duration::from_secs(15);
 
-/// Asks a controller for a run again, and follows it to its end.
+/// Asks a controller for a run again, whole or from a step on, and follows it to its end.
 pub fn ask_controller(
     global: &Global,
     records: &Records,
     again: &StoredRun,
+    from: Option<&str>,
     how: &How,
 ) -> Result<Code, CliError> {
     let id = &again.pipeline;
@@ -191,8 +189,14 @@ pub fn ask_controller(
     for warning in reconcile::check_parameters(&pipeline, &params, how.strict)? {
         print::talk(&format!("warning: {warning}"));
     }
-    let (again, key) = (Some(again.run.name.clone()), uuid::Uuid::now_v7().to_string());
-    let name = records.ask_for(id, Asked { params, again, key })?;
+    if let Some(from) = from {
+        // What the controller would refuse is said at once.
+        kept(&pipeline, &records.store.steps(&again.run.name)?, from)
+            .map_err(RequestError::from)?;
+    }
+    let (again, from) = (Some(again.run.name.clone()), from.map(str::to_owned));
+    let key = uuid::Uuid::now_v7().to_string();
+    let name = records.ask_for(id, Asked { params, again, from, key })?;
     let signals = Signals::listen()?;
     if !how.detach {
         print::talk(&format!("run {name} is asked for; the controller starts it"));

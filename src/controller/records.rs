@@ -31,6 +31,8 @@ pub const FILE: &str = "jupyterflow.io/file";
 pub const PUBLISHED: &str = "jupyterflow.io/published";
 /// The annotation by which people suspend a pipeline: `true`.
 pub const SUSPEND: &str = "jupyterflow.io/suspend";
+/// The annotation by which a run that is asked for names the step from which it repeats another.
+pub const FROM: &str = "jupyterflow.io/from";
 /// The annotation of a run with the version of its pipeline that it was planned from.
 pub const PLANNED: &str = "jupyterflow.io/planned-from";
 /// Of how many bytes of notebooks' code a cursor keeps the text, to say later what changed.
@@ -254,7 +256,7 @@ pub fn stored_run(run: &NotebookRun, pipeline: &NotebookPipeline) -> Option<Stor
         None => Execution {
             revision: String::new(),
             created_at: created.unwrap_or_default(),
-            spec: asked_for(pipeline)?,
+            spec: asked_for(run, pipeline)?,
         },
     };
     let handle = match claimed(run, Some(pipeline)) {
@@ -287,7 +289,7 @@ pub fn stored_run(run: &NotebookRun, pipeline: &NotebookPipeline) -> Option<Stor
     })
 }
 
-fn asked_for(pipeline: &NotebookPipeline) -> Option<RunSpec> {
+fn asked_for(run: &NotebookRun, pipeline: &NotebookPipeline) -> Option<RunSpec> {
     let cursors = pipeline.status.as_ref().and_then(|status| status.cursors.as_ref());
     let accepted = cursors.and_then(|cursors| cursors.change.accepted.as_deref());
     Some(RunSpec {
@@ -296,7 +298,9 @@ fn asked_for(pipeline: &NotebookPipeline) -> Option<RunSpec> {
         // Of all else it takes what the files are when it begins.
         fingerprint: accepted.filter(|one| one.has_manifests()).cloned(),
         because: vec!["asked for".into()],
-        kept_steps: Vec::new(),
+        from: annotation(&run.metadata, FROM).map(str::to_owned),
+        // Its claim says what that is.
+        kept: Vec::new(),
         backfill: false,
         engine: EngineName::Argo,
         handle: None,
@@ -351,6 +355,7 @@ pub fn status(
         finished_at: run.finished_at,
         ended,
         steps: steps.to_vec(),
+        shortened: false,
     };
     for step in &mut status.steps {
         step.outputs.values_mut().for_each(as_kept);
@@ -383,6 +388,7 @@ fn cut(status: &mut RunStatus) {
     if !long(status) {
         return;
     }
+    status.shortened = true;
     for step in status.steps.iter_mut().filter(|step| step.index.is_some()) {
         if step.selected != Some(Value::Bool(true)) {
             step.outputs.clear();

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use super::kubernetes::ask;
 use super::objects::{Key, Refused};
-use super::records::{self, SUSPEND};
+use super::records::{self, FROM, SUSPEND};
 use super::resources::{NotebookPipeline, NotebookRun, NotebookRunSpec};
 use crate::engine::argo::answer;
 use crate::plan::Trigger;
@@ -33,6 +33,8 @@ pub struct Wanted {
     pub params: IndexMap<String, Value>,
     /// The run that is wanted again.
     pub again: Option<RunName>,
+    /// The step from which it is; none where all of it is.
+    pub from: Option<String>,
     /// An id that no other request has.
     pub key: String,
 }
@@ -71,6 +73,7 @@ pub fn record(key: &Key, id: &PipelineId, wanted: Wanted) -> NotebookRun {
     let mut made = NotebookRun::new(name.as_str(), spec);
     made.metadata.namespace = Some(key.namespace.clone());
     made.metadata.labels = Some(records::labels(id, TriggerKind::Manual));
+    made.metadata.annotations = wanted.from.map(|step| [(FROM.to_owned(), step)].into());
     made
 }
 

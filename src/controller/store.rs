@@ -190,7 +190,8 @@ impl<O: Objects> ClusterStore<O> {
             }
             let ended = run.phase.is_ended().then(|| self.next_end(pipeline));
             let handle = stored.spec.handle.as_deref();
-            let status = records::status(&run, &steps, handle, ended);
+            let mut status = records::status(&run, &steps, handle, ended);
+            status.shortened |= there.status.as_ref().is_some_and(|known| known.shortened);
             let same = there.status.as_ref() == Some(&status);
             (!same).then(|| NotebookRun { status: Some(status), ..there.clone() })
         })
@@ -445,7 +446,7 @@ impl<O: Objects> Store for ClusterStore<O> {
         self.write_pipeline(&there, status).map(|_| ())
     }
 
-    fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError> {
+    fn request(&mut self, run: &StoredRun) -> Result<(), StoreError> {
         let key = self.key(&run.pipeline)?;
         let record = records::run(&key, run, None);
         let name = &run.run.name;
@@ -461,10 +462,7 @@ impl<O: Objects> Store for ClusterStore<O> {
             }
             Err(refused) => return Err(own()(refused)),
         }
-        if kept.is_empty() {
-            return Ok(());
-        }
-        self.update_steps(name, &kept.iter().collect::<Vec<_>>())
+        Ok(())
     }
 
     fn request_stop(&mut self, run: &RunName, by: Option<&RunName>) -> Result<(), StoreError> {
@@ -539,6 +537,11 @@ impl<O: Objects> Store for ClusterStore<O> {
         Err(StoreError::Conflict)
     }
 
+    fn is_whole(&self, run: &RunName) -> bool {
+        let shortened = |run: &NotebookRun| run.status.as_ref().is_some_and(|one| one.shortened);
+        self.record(run.as_str()).is_some_and(|(run, _)| !shortened(&run))
+    }
+
     fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError> {
         let Some((record, _)) = self.record(run.as_str()) else { return Ok(Vec::new()) };
         let steps = record.status.clone().unwrap_or_default().steps;
@@ -582,7 +585,7 @@ fn differs(kept: &RunSpec, wanted: &RunSpec) -> bool {
     let digest = |spec: &RunSpec| spec.fingerprint.as_ref().map(|one| one.digest.clone());
     kept.definition != wanted.definition
         || digest(kept) != digest(wanted)
-        || kept.kept_steps != wanted.kept_steps
+        || kept.kept != wanted.kept
 }
 
 /// The order in which runs were claimed.

@@ -4,6 +4,7 @@
 
 use super::look::{Look, Seeing};
 use super::{Acting, Memory, Scope, World};
+use crate::engine::step::kept::{NotKept, kept};
 use crate::engine::{Engine, EngineError, Report};
 use crate::plan::{Action, Claim, Observed, Phase, PipelinePlan, Reason, Run};
 use crate::store::{Commit, EngineName, RunSpec, Shown, Store, StoreError, StoredRun};
@@ -242,7 +243,8 @@ pub fn claimed_run(
             max_points: scope.max_points,
             fingerprint: seeing.fingerprint.as_deref().cloned(),
             because: claim.because.clone(),
-            kept_steps: Vec::new(),
+            from: None,
+            kept: Vec::new(),
             backfill: false,
             engine,
             handle: None,
@@ -363,6 +365,9 @@ fn begin(
     stored: &mut StoredRun,
 ) -> Result<Result<bool, EngineError>, StoreError> {
     if stored.spec.handle.is_none() {
+        if let Err(message) = keep_what_came_before(world, stored)? {
+            return Ok(Err(EngineError::new("start", &stored.run.name, message)));
+        }
         match world.engine.prepare(stored) {
             Ok(None) => {}
             Ok(handle) => {
@@ -376,6 +381,34 @@ fn begin(
         }
     }
     Ok(world.engine.start(stored).map(|()| true))
+}
+
+/// Finds out what a run keeps that is wanted from a step on, where whoever asked for it could not say. The second
+/// error, in words, is why that cannot be.
+fn keep_what_came_before(
+    world: &Acting<'_>,
+    stored: &mut StoredRun,
+) -> Result<Result<(), String>, StoreError> {
+    let (Some(from), Some(again)) = (&stored.spec.from, &stored.run.trigger.retry_of) else {
+        return Ok(Ok(()));
+    };
+    if !stored.spec.kept.is_empty() {
+        return Ok(Ok(()));
+    }
+    let known = world.store.run(again.as_str())?.filter(|one| one.pipeline == stored.pipeline);
+    let (Some(_), Some(pipeline)) = (known, stored.definition()) else {
+        return Ok(Err(format!("the record of run {again} is gone; retry without --from")));
+    };
+    let kept = match kept(&pipeline, &world.store.steps(again)?, from) {
+        Ok(kept) => kept,
+        Err(NotKept { message, hint }) => return Ok(Err(format!("{message}; {hint}"))),
+    };
+    if !kept.is_empty() && !world.store.is_whole(again) {
+        let message = "left more than its record holds; retry without --from";
+        return Ok(Err(format!("run {again} {message}")));
+    }
+    stored.spec.kept = kept;
+    Ok(Ok(()))
 }
 
 /// Writes where a run stands that is executed elsewhere, if there is anything to write.

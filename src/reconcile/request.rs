@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::look::identity;
 use super::{Scope, World};
-use crate::plan::{Ledger, Phase, Reason, Run, Trigger, advance_schedules, record_ticks};
+use crate::engine::step::kept::{NotKept, kept, missing};
+use crate::plan::{Ledger, Reason, Run, Trigger, advance_schedules, record_ticks};
 use crate::spec::{Fingerprint, Pipeline, Work, hints_nearest};
 use crate::store::{
     Commit, EngineName, FileText, RunSpec, StepState, Store, StoreError, StoredRun,
@@ -100,7 +101,7 @@ pub fn request(
     };
     let run_id = RunId::new(&id, trigger.kind, &trigger.key);
     let kept = match (again, from) {
-        (Some(again), Some(from)) => kept_steps(world, pipeline, again, from)?,
+        (Some(again), Some(from)) => keep(world, pipeline, again, from)?,
         _ => Vec::new(),
     };
     let because = match (again, from) {
@@ -123,7 +124,8 @@ pub fn request(
             max_points: scope.max_points,
             fingerprint: Some(fingerprint),
             because: vec![because],
-            kept_steps: kept.iter().map(|state| state.record.name.clone()).collect(),
+            from: from.map(str::to_owned),
+            kept,
             backfill: false,
             engine: world.engine.name(),
             handle: None,
@@ -132,7 +134,7 @@ pub fn request(
         stopped_by: None,
         ended: None,
     };
-    world.store.request(&stored, &kept)?;
+    world.store.request(&stored)?;
     Ok((stored, warnings))
 }
 
@@ -168,56 +170,27 @@ pub fn check_parameters(
     Ok(warnings)
 }
 
-/// The steps whose results a retry from a step keeps: all but that step and those behind it.
-fn kept_steps(
+/// What a retry from a step keeps, all of which is there.
+fn keep(
     world: &mut World<'_>,
     pipeline: &Pipeline,
     again: &StoredRun,
     from: &str,
 ) -> Result<Vec<StepState>, RequestError> {
-    let Some(start) = pipeline.steps().iter().position(|step| step.name() == from) else {
-        let names: Vec<&str> = pipeline.steps().iter().map(crate::spec::Step::name).collect();
-        let hint = Some(format!("its steps are {}", names.join(", ")));
-        let message = format!("pipeline `{}` has no step `{from}`", pipeline.name());
-        return Err(RequestError::Refused { message, hint });
-    };
-    let states = world.store.steps(&again.run.name)?;
-    let succeeded = |name: &str| {
-        states.iter().any(|s| s.record.name == name && s.record.phase == Phase::Succeeded)
-    };
-    for &before in &pipeline.graph().ancestors(start) {
-        let name = pipeline.steps()[before].name();
-        if !succeeded(name) {
-            let message =
-                format!("step `{name}`, which `{from}` needs, did not succeed in that run");
-            let hint = Some(format!("retry from `{name}`, or without --from"));
-            return Err(RequestError::Refused { message, hint });
-        }
-    }
-    let behind = |at: usize| at == start || pipeline.graph().ancestors(at).contains(&start);
-    let kept: Vec<&str> = pipeline
-        .steps()
-        .iter()
-        .enumerate()
-        .filter(|(at, step)| !behind(*at) && succeeded(step.name()))
-        .map(|(_, step)| step.name())
-        .collect();
-    let of_kept = |state: &&StepState| kept.contains(&state.record.base_name());
-    let states: Vec<StepState> = states.iter().filter(of_kept).cloned().collect();
-    for artifact in states.iter().flat_map(|state| &state.record.artifacts) {
-        let present = world.source.digest(&artifact.path);
-        // Of a notebook only the code is compared: a person may have opened it since.
-        let notebook = artifact.path.ends_with(".ipynb");
-        if present.is_none_or(|present| !notebook && present != artifact.digest) {
-            let message = format!(
-                "MissingOutput: `{}` ({}) is gone or is another than that run left",
-                artifact.name, artifact.path
-            );
+    let kept = kept(pipeline, &world.store.steps(&again.run.name)?, from)?;
+    match missing(world.source, &kept) {
+        None => Ok(kept),
+        Some(message) => {
             let hint = Some("retry without --from".into());
-            return Err(RequestError::Refused { message, hint });
+            Err(RequestError::Refused { message, hint })
         }
     }
-    Ok(states)
+}
+
+impl From<NotKept> for RequestError {
+    fn from(NotKept { message, hint }: NotKept) -> Self {
+        Self::Refused { message, hint: Some(hint) }
+    }
 }
 
 /// Suspends a pipeline's triggers from now on, or resumes them. Says whether that changed anything.

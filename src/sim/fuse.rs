@@ -140,8 +140,8 @@ impl<B: Between> Store for Layer<B> {
         self.0.write("update of a run", |store| store.update_stand(run, steps))
     }
 
-    fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError> {
-        self.0.write("request", |store| store.request(run, kept))
+    fn request(&mut self, run: &StoredRun) -> Result<(), StoreError> {
+        self.0.write("request", |store| store.request(run))
     }
 
     fn request_stop(&mut self, run: &RunName, by: Option<&RunName>) -> Result<(), StoreError> {

@@ -80,9 +80,12 @@ pub struct RunSpec {
     /// Why the run exists, in words.
     #[serde(default)]
     pub because: Vec<String>,
-    /// Steps whose earlier outputs a retry keeps.
-    #[serde(default)]
-    pub kept_steps: Vec<String>,
+    /// The step from which a run is wanted again; none where all of it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What a retry keeps of the run that it repeats: steps that count as done, with what they left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<StepState>,
     /// Whether `backfill` asked for it.
     #[serde(default)]
     pub backfill: bool,
@@ -95,6 +98,11 @@ pub struct RunSpec {
 }
 
 impl RunSpec {
+    /// Whether a step counts as done by an earlier run.
+    pub fn keeps(&self, step: &str) -> bool {
+        self.kept.iter().any(|state| state.record.name == step)
+    }
+
     /// The pipeline as it was claimed; none where this version cannot read it.
     pub fn pipeline(&self, name: &PipelineName) -> Option<Pipeline> {
         let pipeline = self.definition.pipeline(name, self.max_points)?;
@@ -285,8 +293,8 @@ pub trait Store {
     }
     /// Writes a pipeline and its claims in one durable step.
     fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError>;
-    /// Inserts a run that a person asked for, with steps whose earlier results it keeps.
-    fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError>;
+    /// Inserts a run that a person asked for, with the steps that it keeps.
+    fn request(&mut self, run: &StoredRun) -> Result<(), StoreError>;
     /// Asks for the end of a run, on behalf of a person or of a newer run.
     fn request_stop(&mut self, run: &RunName, by: Option<&RunName>) -> Result<(), StoreError>;
     /// Writes where a run stands; what ended stays as it ended.
@@ -300,6 +308,10 @@ pub trait Store {
     fn update_stand(&mut self, run: &Run, steps: &[&StepState]) -> Result<(), StoreError> {
         self.update_steps(&run.name, steps)?;
         self.update_run(run)
+    }
+    /// Whether a run's record holds all that its steps left, be it long or short.
+    fn is_whole(&self, _run: &RunName) -> bool {
+        true
     }
     /// The steps of a run.
     fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError>;

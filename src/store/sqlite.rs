@@ -509,9 +509,9 @@ impl Store for SqliteStore {
         })
     }
 
-    fn request(&mut self, run: &StoredRun, kept: &[StepState]) -> Result<(), StoreError> {
+    fn request(&mut self, run: &StoredRun) -> Result<(), StoreError> {
         self.durably(|transaction| {
-            for step in kept {
+            for step in &run.spec.kept {
                 insert_step(transaction, &run.run.name, step)?;
             }
             insert_run(transaction, run)

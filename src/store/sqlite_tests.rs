@@ -36,7 +36,8 @@ fn stored(key: &str) -> StoredRun {
             max_points: 100,
             fingerprint: None,
             because: Vec::new(),
-            kept_steps: Vec::new(),
+            from: None,
+            kept: Vec::new(),
             backfill: false,
             engine: EngineName::Local,
             handle: None,
@@ -79,7 +80,7 @@ fn what_ended_stays_as_it_ended() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
     let mut request = stored("a");
-    store.request(&request, &[]).unwrap();
+    store.request(&request).unwrap();
     request.run.phase = Phase::Succeeded;
     store.update_run(&request.run).unwrap();
     request.run.phase = Phase::Running;
@@ -116,7 +117,7 @@ fn ends_have_an_order_that_no_clock_turns_round() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
     for key in ["a", "b", "c"] {
-        store.request(&stored(key), &[]).unwrap();
+        store.request(&stored(key)).unwrap();
     }
     for (key, at) in [("c", "2026-11-22T09:00:00Z"), ("a", "2026-11-22T08:00:00Z")] {
         let mut run = stored(key).run;
@@ -138,8 +139,8 @@ fn a_state_of_version_1_is_migrated_and_one_of_a_later_version_refused() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join(".jupyterflow");
     let mut store = open(folder.path());
-    store.request(&stored("open"), &[]).unwrap();
-    store.request(&stored("over"), &[]).unwrap();
+    store.request(&stored("open")).unwrap();
+    store.request(&stored("over")).unwrap();
     let mut run = stored("over").run;
     run.phase = Phase::Succeeded;
     store.update_run(&run).unwrap();
@@ -168,7 +169,7 @@ fn a_state_of_version_1_is_migrated_and_one_of_a_later_version_refused() {
 fn the_first_who_wants_an_end_gives_its_reason() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
-    store.request(&stored("a"), &[]).unwrap();
+    store.request(&stored("a")).unwrap();
     let (name, by) = (stored("a").run.name, stored("b").run.name);
     store.request_stop(&name, Some(&by)).unwrap();
     store.request_stop(&name, None).unwrap();

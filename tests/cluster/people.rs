@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Ended, wait_for};
+use crate::support::{Ended, step, wait_for};
 use crate::user::User;
 
 const CHURN: &str = "\
@@ -22,7 +22,7 @@ steps:
 ";
 
 /// The program on a machine that sees no volume, as an administrator types it.
-fn elsewhere(user: &User, words: &[&str]) -> Ended {
+pub fn elsewhere(user: &User, words: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
     command.args(words).args(["-n", &user.namespace]).current_dir("/").stdin(Stdio::null());
     command.output().unwrap().into()
@@ -133,6 +133,102 @@ fn runs_of_a_controller_are_seen_stopped_and_repeated() {
     // Nobody is there who would take note: said, and recorded.
     let asked = elsewhere(&user, &["suspend", "churn"]).expect(1);
     asked.says("is one at work in that namespace?");
+}
+
+/// A sweep whose best point the next step needs, as a value and as a file; that step fails at first.
+const BROKEN: &str = r#"
+name: broken
+triggers: []
+steps:
+  fit:
+    run: |
+      echo began >>witness
+      echo {{ params.n }} >"$JUPYTERFLOW_OUTPUT_DIR/model.txt"; echo "loss={{ params.n }}" >>$JUPYTERFLOW_OUTPUTS
+    sweep: {n: [3, 2]}
+    best: {metric: loss, goal: min}
+    outputs: {model: model.txt}
+  report:
+    needs: fit
+    run: |
+      echo "report {{ steps.fit.outputs.loss }} of $(cat '{{ steps.fit.outputs.model }}')" >>reports; test -e fixed
+      echo total=7 >>$JUPYTERFLOW_OUTPUTS
+  send: {needs: report, run: 'echo "sent {{ steps.report.outputs.total }}" >>reports'}
+"#;
+
+/// By the run's own Workflow, and by a controller's.
+#[test]
+fn a_retry_from_a_step_keeps_what_came_before() {
+    let user = User::new("from");
+    User::define();
+    let document = |line: &str, code: i32| {
+        user.types(".", &format!("{line} --output json")).expect(code).json()
+    };
+    let fit = |run: &Value| -> Vec<Value> {
+        let steps = run["steps"].as_array().unwrap();
+        steps
+            .iter()
+            .filter(|step| step["name"].as_str().unwrap().starts_with("fit"))
+            .cloned()
+            .collect()
+    };
+    let lines = |folder: &str| {
+        let text = std::fs::read_to_string(user.path(folder).join("reports")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (report, sent) = ("report 2 of 2", "sent 7");
+    let check = |folder: &str, engine: &str, first: &Value| {
+        let name = first["name"].as_str().unwrap();
+        assert_eq!((lines(folder), user.began(folder)), (vec![report.to_owned()], 2), "{first}");
+        let retry = format!("cd {folder} && jupyterflow retry {name} {engine} --from");
+        user.types(".", &format!("{retry} send")).expect(2).says("retry from `report`");
+        user.types(".", &format!("{retry} sent")).expect(2).says("its steps are fit, report, send");
+        user.write(&format!("{folder}/fixed"), "");
+        let again = document(&format!("{retry} report"), 0);
+        assert_eq!(
+            (&again["phase"], &again["trigger"]["retryOf"]),
+            (&"Succeeded".into(), &name.into())
+        );
+        assert_eq!(fit(&again), fit(first));
+        assert_eq!(
+            (lines(folder), user.began(folder)),
+            ([report, report, sent].map(str::to_owned).to_vec(), 2)
+        );
+        // Of that run again, which has nothing but what it kept itself.
+        let once_more = retry.replace(name, again["name"].as_str().unwrap());
+        let last = document(&format!("{once_more} send"), 0);
+        assert_eq!((fit(&last), lines(folder).len()), (fit(first), 4), "{last}");
+        // What is another by now is not used.
+        let model = fit(first)[0]["artifacts"][0]["path"].as_str().unwrap().to_owned();
+        std::fs::write(
+            user.path(folder).join(
+                model
+                    .rsplit_once("jupyterflow-runs")
+                    .map(|(_, end)| format!("jupyterflow-runs{end}"))
+                    .unwrap(),
+            ),
+            "9",
+        )
+        .unwrap();
+        format!("{retry} report --output json")
+    };
+    user.write("own/jupyterflow.yaml", BROKEN);
+    let first = document("cd own && jupyterflow run --engine argo", 1);
+    let last = check("own", "--engine argo", &first);
+    user.types(".", &last).expect(2).says("MissingOutput");
+
+    let mut controller = user.controller(&user.namespace, None);
+    user.write("told/jupyterflow.yaml", &BROKEN.replace("triggers: []\n", ""));
+    user.types(".", "jupyterflow up --engine argo --once").expect(0);
+    let first = name_of(&user.wait_for_run("broken", "change", "Failed"));
+    let first = elsewhere(&user, &["show", &first, "--output", "json"]).expect(0).json();
+    let last = check("told", "", &first);
+    let failed = user.types(".", &last).expect(1).json();
+    assert!(
+        step(&failed, "report")["message"].as_str().unwrap().contains("MissingOutput"),
+        "{failed}"
+    );
+    controller.signal(Signal::TERM);
+    assert_eq!(controller.end(), 128 + 15, "{}", controller.log());
 }
 
 /// A folder that the controller reads itself: nothing of it is in the server's own state.

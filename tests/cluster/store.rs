@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::people::elsewhere;
 use crate::repository::Git;
 use crate::support::{Place, Running, has, phases, step, venv, wait_for};
 use crate::user::{Shape, User, apply};
@@ -195,4 +196,14 @@ fn results_go_to_an_object_store_and_come_back_to_the_steps_that_need_them() {
     });
     assert_eq!(second["status"]["phase"], "Succeeded", "{second:#}");
     assert_eq!(told(&second["status"], "keep"), told(&run["status"], "keep"));
+    // What is wanted again from a step on takes what came before from where the first run left it.
+    let again = elsewhere(&user, &["retry", name, "--from", "look", "--output", "json"]).expect(0);
+    let again = again.json();
+    for name in ["collect", "fit", "fit[1]"] {
+        assert_eq!(step(&again, name), step(&run["status"], name));
+    }
+    assert_eq!(told(&again, "keep"), told(&run["status"], "keep"));
+    let pods = user.objects("pods");
+    let own = pods.keys().filter(|pod| pod.starts_with(again["name"].as_str().unwrap()));
+    assert_eq!(own.count(), 2, "{:?}", pods.keys());
 }

@@ -8,6 +8,12 @@ use crate::support::{Place, Running, can_mount, python, wait_for};
 
 /// A daemon over a folder of its own configuration, which settles soon.
 fn daemon(place: &Place, spec: &str) -> Running {
+    configure(place, spec);
+    place.spawn(&["up", "--config", "conf/sources.yaml"])
+}
+
+/// The configuration of a daemon over the folder `home`.
+pub fn configure(place: &Place, spec: &str) {
     place.write(
         "conf/sources.yaml",
         &format!(
@@ -15,7 +21,6 @@ fn daemon(place: &Place, spec: &str) -> Running {
              spec: {{directory: {{path: ../home}}, poll: 1s{spec}}}\n"
         ),
     );
-    place.spawn(&["up", "--config", "conf/sources.yaml"])
 }
 
 pub fn runs(place: &Place) -> Vec<Value> {

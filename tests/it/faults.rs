@@ -4,6 +4,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::directory::{configure, ended, stop};
 use crate::support::{Place, can_mount, marked, phases, processes_with, run, step, wait_for};
 
 #[test]
@@ -321,4 +322,34 @@ fn runs_of_one_pipeline_queue_in_order() {
     assert!(run["message"].as_str().unwrap().contains("before it began"), "{run}");
     place.write("go", "");
     wait_for("the first to end", || place.document(&["show", &first])["phase"] == "Succeeded");
+}
+
+#[test]
+fn an_upgrade_under_a_daemon_and_its_run_harms_neither() {
+    let place = Place::new();
+    let program = place.beside("jupyterflow");
+    std::fs::copy(env!("CARGO_BIN_EXE_jupyterflow"), &program).unwrap();
+    place.notebook("home/n.ipynb", &["print(1)"]).write(
+        "home/jupyterflow.yaml",
+        "steps:
+  a: {run: 'touch begun; until test -e go; do sleep 0.01; done'}
+  b: {notebook: n.ipynb, needs: a}
+",
+    );
+    configure(&place, ", settle: 1s");
+    let up =
+        place.spawn_program(program.to_str().unwrap(), &["up", "--config", "conf/sources.yaml"]);
+    wait_for("the first step", || place.path("home/begun").exists());
+    place.write("new", "#!/bin/sh\necho other >> witness\n");
+    let mode = std::fs::metadata(&program).unwrap().permissions();
+    std::fs::set_permissions(place.path("new"), mode).unwrap();
+    std::fs::rename(place.path("new"), &program).unwrap();
+    place.write("home/go", "");
+    wait_for("the end of the run that was on", || ended(&place, 1));
+    place.notebook("home/n.ipynb", &["print(2)"]);
+    wait_for("the next run", || ended(&place, 2));
+    for witness in ["witness", "home/witness"] {
+        assert!(!place.path(witness).exists(), "one version started the other");
+    }
+    stop(up);
 }

@@ -15,6 +15,7 @@ use super::environment::Environment;
 use super::workflow::{Archive, Artifact, Named, Node, S3Artifact, Seen, Template};
 use crate::engine::step::leftovers::{results_folder, step_folder};
 use crate::spec::Pipeline;
+use crate::store::StepState;
 
 /// Where Amazon's own is.
 const AMAZON: &str = "s3.amazonaws.com";
@@ -193,7 +194,7 @@ pub fn refuses(site: &Site, pipeline: &Pipeline) -> Option<String> {
 pub fn carry(
     site: &Site,
     pipeline: &Pipeline,
-    tasks: &[String],
+    (tasks, kept): (&[String], &[StepState]),
     at: usize,
     template: &mut Template,
 ) {
@@ -220,7 +221,11 @@ pub fn carry(
     take("told", &told_before(), &told_at);
     for earlier in pipeline.graph().ancestors(at) {
         if !steps[earlier].outputs().is_empty() {
-            let key = folder(earlier);
+            // What an earlier run left stays where it is: beside the step's log.
+            let own = |state: &&StepState| state.record.name == steps[earlier].name();
+            let log = kept.iter().find(own).map(|state| Path::new(&state.record.log));
+            let left = log.and_then(Path::parent).and_then(Path::to_str).map(str::to_owned);
+            let key = left.unwrap_or_else(|| folder(earlier));
             take(&format!("step-{}", tasks[earlier]), &before().join(&key), &key);
         }
     }

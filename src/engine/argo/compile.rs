@@ -25,7 +25,7 @@ use super::workflow::{
     TtlStrategy, ValueFrom, Workflow, WorkflowSpec,
 };
 use crate::spec::{Pipeline, Reference, Step, Work, visit_json};
-use crate::store::StoredRun;
+use crate::store::{RunSpec, StoredRun};
 use crate::types::slug;
 
 /// Where a pod finds this program, what it was told, and where it tells.
@@ -72,7 +72,7 @@ impl Site {
 /// # Errors
 /// In words: what cannot be executed on a cluster.
 pub fn export(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<Workflow, String> {
-    let mut workflow = bare(site, pipeline)?;
+    let mut workflow = bare(site, pipeline, &stored.spec)?;
     workflow.metadata.generate_name = Some(format!("{}-", stored.run.pipeline));
     let annotations = object::annotations(pipeline);
     workflow.metadata.annotations = Some(annotations).filter(|all| !all.is_empty());
@@ -126,7 +126,7 @@ pub fn workflow(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<
     ];
     let annotations = annotations.into_iter().map(|(name, value)| (name.to_owned(), value));
     let annotations = annotations.chain(object::annotations(pipeline)).collect();
-    let mut workflow = bare(site, pipeline)?;
+    let mut workflow = bare(site, pipeline, &stored.spec)?;
     workflow.metadata = ObjectMeta {
         name: Some(run.name.to_string()),
         labels: Some(labels.clone()),
@@ -144,24 +144,27 @@ pub fn workflow(site: &Site, pipeline: &Pipeline, stored: &StoredRun) -> Result<
     Ok(workflow)
 }
 
-/// A pipeline's Workflow without a run.
-fn bare(site: &Site, pipeline: &Pipeline) -> Result<Workflow, String> {
+/// A pipeline's Workflow without a run; of what is executed it lacks the steps that an earlier run did.
+fn bare(site: &Site, pipeline: &Pipeline, spec: &RunSpec) -> Result<Workflow, String> {
     let environment = &site.environment;
     let tasks = names::tasks(pipeline);
+    let steps = pipeline.steps();
+    let own: Vec<usize> = (0..steps.len()).filter(|&at| !spec.keeps(steps[at].name())).collect();
     let (on_exit, clean_up) = object::clean_up(pipeline);
     let mut templates = vec![Template {
         name: MAIN.into(),
         dag: Some(Dag {
             // What does not depend on a failed step goes on.
             fail_fast: false,
-            tasks: (0..tasks.len()).map(|at| task(pipeline, &tasks, at)).collect(),
+            tasks: own.iter().map(|&at| task(pipeline, &tasks, &own, at)).collect(),
         }),
         ..Template::default()
     }];
-    for at in 0..tasks.len() {
-        let mut own = step(site, pipeline, &tasks, at)?;
-        own.iter_mut().for_each(|one| artifacts::carry(site, pipeline, &tasks, at, one));
-        templates.extend(own);
+    for &at in &own {
+        let mut made = step(site, pipeline, &tasks, &own, at)?;
+        let carry = |one| artifacts::carry(site, pipeline, (&tasks, &spec.kept), at, one);
+        made.iter_mut().for_each(carry);
+        templates.extend(made);
     }
     templates.extend(clean_up);
     let mut volumes = environment.volumes.clone();
@@ -205,15 +208,18 @@ fn of_step(task: &str) -> String {
     format!("step-{task}")
 }
 
-fn task(pipeline: &Pipeline, tasks: &[String], at: usize) -> DagTask {
+/// The task of a step among those that are executed.
+fn task(pipeline: &Pipeline, tasks: &[String], own: &[usize], at: usize) -> DagTask {
     let step = &pipeline.steps()[at];
-    let needed = pipeline.graph().needs(at).iter().map(|&need| {
+    let needs = pipeline.graph().needs(at).iter().filter(|need| own.contains(need));
+    let needed = needs.map(|&need| {
         let allowed = pipeline.steps()[need].best().map_or(0, |best| best.allow_failed);
         let word = if allowed > 0 { "AnySucceeded" } else { "Succeeded" };
         format!("{}.{word}", tasks[need])
     });
     let mut arguments: Vec<Parameter> = wants(pipeline, at)
         .into_iter()
+        .filter(|other| own.contains(other))
         .map(|other| {
             let task = &tasks[other];
             let value = format!("{{{{tasks.{task}.outputs.parameters.{TOLD}}}}}");
@@ -269,12 +275,13 @@ fn step(
     site: &Site,
     pipeline: &Pipeline,
     tasks: &[String],
+    own: &[usize],
     at: usize,
 ) -> Result<Vec<Template>, String> {
     let step = &pipeline.steps()[at];
     let swept = !step.sweep().is_empty();
-    let wanted = wants(pipeline, at);
-    let mut given: Vec<String> = wanted.iter().map(|&other| of_step(&tasks[other])).collect();
+    let wanted = wants(pipeline, at).into_iter().filter(|other| own.contains(other));
+    let mut given: Vec<String> = wanted.map(|other| of_step(&tasks[other])).collect();
     given.extend(swept.then(|| "index".to_owned()));
     let inputs = |names: &[String]| Arguments::of(names.iter().map(Parameter::named).collect());
     let name = &tasks[at];

@@ -21,6 +21,7 @@ use super::{artifacts, checkout};
 use crate::engine::step::attempt;
 use crate::engine::step::board::{AttemptEnd, Task};
 use crate::engine::step::invocation::Site;
+use crate::engine::step::kept::missing;
 use crate::engine::step::leftovers::{Places, results_folder, step_folder, write_run_document};
 use crate::engine::step::present;
 use crate::engine::step::retelling::{Attempt, retell};
@@ -29,6 +30,7 @@ use crate::executor::write_whole;
 use crate::plan::{Phase, StepRecord};
 use crate::source::{Source, git};
 use crate::spec::{Fingerprint, Pipeline};
+use crate::store::StepState;
 use crate::types::{Digest, RunName, Timestamp, TriggerKind};
 
 /// The folder, among a run's results, of what its pods share: copies of notebooks and what each told.
@@ -201,10 +203,13 @@ impl Pod<'_> {
             .collect::<Result<Vec<_>, _>>()?
             .concat();
         let mut before: Vec<Attempt> = before.into_iter().filter_map(|told| told.attempt).collect();
+        if let Some(message) = self.missing() {
+            return Err(message);
+        }
         let now = Timestamp::now();
         self.add_those_before(&mut before)?;
         self.add_the_silent(&mut before, now);
-        let board = retell(self.pipeline, self.assignment.run.name.as_str(), before, now);
+        let board = retell(self.pipeline, self.run(), before, now);
         let failed = |need: &&usize| {
             board.state(Task { step: **need, index: None }).record.phase == Phase::Failed
         };
@@ -236,10 +241,36 @@ impl Pod<'_> {
         Ok((told(Some(attempt)), code))
     }
 
+    /// The run's name, and what it keeps of an earlier one.
+    fn run(&self) -> (&str, &[StepState]) {
+        (self.assignment.run.name.as_str(), &self.assignment.spec.kept)
+    }
+
+    /// The steps of this run whose results this one must see.
+    fn wants(&self) -> Vec<usize> {
+        let own = |step: &usize| !self.assignment.spec.keeps(self.pipeline.steps()[*step].name());
+        wants(self.pipeline, self.task.step).into_iter().filter(own).collect()
+    }
+
+    /// What is gone of the files of an earlier run that this step needs. In a checkout they are looked at as they
+    /// are placed.
+    fn missing(&mut self) -> Option<String> {
+        let needed = self.pipeline.graph().ancestors(self.task.step);
+        let needs = |state: &&StepState| {
+            let own =
+                |step: &usize| self.pipeline.steps()[*step].name() == state.record.base_name();
+            needed.iter().any(own)
+        };
+        let kept: Vec<StepState> =
+            self.assignment.spec.kept.iter().filter(needs).cloned().collect();
+        let here = matches!(self.files, Files::Folder);
+        here.then(|| missing(self.source.as_mut(), &kept)).flatten()
+    }
+
     /// Points of a sweep that told nothing did not succeed: all have ended before this step begins, and
     /// Argo passes on the words of those that did.
     fn add_the_silent(&self, told: &mut Vec<Attempt>, now: Timestamp) {
-        for need in wants(self.pipeline, self.task.step) {
+        for need in self.wants() {
             let step = &self.pipeline.steps()[need];
             for index in 0..step.points().len() {
                 let known =
@@ -261,7 +292,7 @@ impl Pod<'_> {
         if matches!(self.files, Files::Folder) {
             return Ok(());
         }
-        let wants = wants(self.pipeline, self.task.step);
+        let wants = self.wants();
         let ancestors = self.pipeline.graph().ancestors(self.task.step);
         let further: Vec<&str> = ancestors
             .iter()
@@ -532,7 +563,7 @@ impl Pod<'_> {
         let mut run = self.assignment.run.clone();
         run.started_at = all.iter().map(|attempt| attempt.started_at).min();
         let last = all.iter().filter_map(|attempt| attempt.finished_at).max();
-        let board = retell(self.pipeline, run.name.as_str(), all, Timestamp::now());
+        let board = retell(self.pipeline, self.run(), all, Timestamp::now());
         run.phase = board.outcome().unwrap_or(Phase::Running);
         run.finished_at = last.filter(|_| run.phase.is_ended());
         run.message = board.failure().filter(|_| run.phase == Phase::Failed);

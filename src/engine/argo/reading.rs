@@ -90,7 +90,7 @@ pub fn read(
         attempts.extend(whole(of, parts, late(seen), attempt));
     }
     run.started_at = attempts.iter().map(|attempt| attempt.started_at).min().or(run.started_at);
-    let mut board = retell(pipeline, run.name.as_str(), attempts, now);
+    let mut board = retell(pipeline, (run.name.as_str(), &stored.spec.kept), attempts, now);
     if let Some(Beginning::Taken(present)) = &beginning {
         run.revision = present.digest.to_string();
     }

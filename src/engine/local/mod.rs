@@ -100,7 +100,7 @@ impl LocalEngine {
             .create(true)
             .append(true)
             .open(folder.join(format!("{run}.log")))?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(processes::program()?);
         command
             .arg("internal-supervise")
             .arg("--state")

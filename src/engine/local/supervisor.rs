@@ -49,7 +49,7 @@ pub fn supervise(state: &Path, root: &Path, run: &RunName, jobs: usize) -> Resul
     let at_once = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGQUIT, Arc::clone(&at_once))
         .map_err(|error| error.to_string())?;
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let program = processes::program().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
     command
         .env_remove(processes::SUPERVISOR_VARIABLE)

@@ -126,7 +126,7 @@ fn exec_command(
     params: &IndexMap<String, Value>,
 ) -> Result<Vec<String>, String> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let program = processes::program().map_err(|error| error.to_string())?;
     let mut command = vec![
         text(&program),
         "exec".into(),

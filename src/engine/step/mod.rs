@@ -7,6 +7,7 @@ pub mod attempt;
 pub mod board;
 pub mod environment;
 pub mod invocation;
+pub mod kept;
 pub mod leftovers;
 pub mod present;
 pub mod processes;

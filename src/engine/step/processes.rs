@@ -5,7 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "reads /proc")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -35,6 +35,17 @@ pub fn state_id(state: &Path) -> std::io::Result<String> {
     // Whoever comes second takes the id of the first.
     let _ = file.persist_noclobber(&path);
     std::fs::read_to_string(&path)
+}
+
+/// This program, to be started once more: by its path, or as the kernel of the machine keeps it where
+/// an upgrade has replaced or removed that since. What starts is always the version that asks.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn program() -> std::io::Result<PathBuf> {
+    // Of a file that is gone the kernel says `PATH (deleted)`.
+    let path = std::env::current_exe()?;
+    Ok(if path.exists() { path } else { PathBuf::from("/proc/self/exe") })
 }
 
 /// All processes of a state whose environment holds `name=value`, but for this one.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::board::{AttemptEnd, Board, KILLED, Task};
 use super::leftovers::step_folder;
 use crate::spec::{Pipeline, Step};
+use crate::store::StepState;
 use crate::types::Timestamp;
 
 /// One attempt, as told by whoever made it.
@@ -50,18 +51,18 @@ impl Attempt {
     }
 }
 
-/// The board of a run after all that was told. Attempts of steps that the pipeline lacks, and of steps
+/// The board of a run, with what it keeps of an earlier one, after all that was told. Attempts of steps that the pipeline lacks, and of steps
 /// that ended before, tell nothing.
 pub fn retell<'a>(
     pipeline: &'a Pipeline,
-    run: &str,
+    (run, kept): (&str, &[StepState]),
     mut attempts: Vec<Attempt>,
     now: Timestamp,
 ) -> Board<'a> {
     let log = |step: &Step, index: Option<usize>| {
         format!("{}/log", step_folder(pipeline.folder(), run, step.name(), index))
     };
-    let mut board = Board::new(pipeline, Vec::new(), now, log);
+    let mut board = Board::new(pipeline, kept.to_vec(), now, log);
     attempts.sort_by_key(|attempt| attempt.started_at);
     for attempt in attempts {
         let Some(at) = pipeline.steps().iter().position(|step| step.name() == attempt.step) else {
@@ -134,7 +135,7 @@ mod tests {
             attempt("gone", None, 0, None),
             attempt("a", Some(7), 0, None),
         ];
-        let board = retell(&documents.pipelines[0], "r", told, at(30));
+        let board = retell(&documents.pipelines[0], ("r", &[]), told, at(30));
         assert_eq!(board.outcome(), Some(Phase::Succeeded));
         let a = &board.state(Task { step: 0, index: None }).record;
         assert_eq!(a.selected, Some(serde_json::json!(1)));
@@ -149,7 +150,7 @@ mod tests {
         let mut first = attempt("a", None, 0, Some(AttemptEnd::Succeeded(Left::default())));
         first.lost = 2;
         let late = attempt("a", None, 5, Some(AttemptEnd::Lost("late".into())));
-        let board = retell(&documents.pipelines[0], "r", vec![late, first], at(9));
+        let board = retell(&documents.pipelines[0], ("r", &[]), vec![late, first], at(9));
         let state = board.state(Task { step: 0, index: None });
         assert_eq!((state.record.attempt, state.interruptions), (3, 2));
         assert_eq!(state.record.phase, Phase::Succeeded);
