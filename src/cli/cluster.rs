@@ -18,7 +18,7 @@ use super::global::Global;
 use crate::controller::environments::name_of;
 use crate::engine::argo::compile::Site;
 use crate::engine::argo::environment::Environment;
-use crate::engine::argo::{ArgoEngine, EachByItself, OneSite, ask};
+use crate::engine::argo::{ArgoEngine, ArgoServer, EachByItself, OneSite, ask};
 use crate::jupyterhub::Inside;
 use crate::store::EngineName;
 
@@ -31,7 +31,11 @@ pub struct Cluster {
     runtime: Arc<Runtime>,
     client: Client,
     namespace: String,
+    server: Option<ArgoServer>,
 }
+
+/// The variable with the address of Argo's server.
+const SERVER: &str = "JUPYTERFLOW_ARGO_SERVER";
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -54,10 +58,14 @@ impl Cluster {
             .map_err(|error| failed(&error))?;
         let config = runtime.block_on(Config::infer()).map_err(|error| failed(&error))?;
         let namespace = config.default_namespace.clone();
+        let runtime = Arc::new(runtime);
+        let server = variable(SERVER).filter(|url| !url.is_empty());
+        let server = server.map(|url| ArgoServer::connect(&runtime, &config, &url)).transpose();
+        let server = server.map_err(|why| CliError::usage(format!("{SERVER}: {why}")))?;
         // The client starts tasks of its own.
         let client = runtime.block_on(async { Client::try_from(config) });
         let client = client.map_err(|error| failed(&error))?;
-        Ok(Self { runtime: Arc::new(runtime), client, namespace })
+        Ok(Self { runtime, client, namespace, server })
     }
 
     /// The name of the object that keeps this user's environment; none outside of a Jupyter pod.
@@ -74,6 +82,11 @@ impl Cluster {
     /// The connection itself.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Argo's own server, where its address is known.
+    pub fn server(&self) -> Option<ArgoServer> {
+        self.server.clone()
     }
 
     /// The namespace that is meant where none is named.
@@ -127,7 +140,8 @@ impl Cluster {
         let site = site.map_err(|error| error.message());
         let sites = OneSite { namespace: self.namespace, site };
         let sight = EachByItself::new(Arc::clone(&self.runtime), self.client.clone());
-        ArgoEngine::new(self.runtime, self.client, Arc::new(sites), Arc::new(sight))
+        let engine = ArgoEngine::new(self.runtime, self.client, Arc::new(sites), Arc::new(sight));
+        engine.asking(self.server)
     }
 
     /// What runs of a root are compiled for.

@@ -155,7 +155,6 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
     let (kinds, image) = (args.kinds.clone(), program_image());
     let tenants = Tenants::new(objects.clone(), environments.clone(), image, kinds);
     let places = tenants.clone();
-    let pods = Pods::new(Arc::clone(&runtime), client.clone());
     let store = ClusterStore::new(objects, Arc::new(move |id| places.namespace_of(id)));
     let engine = ArgoEngine::new(
         Arc::clone(&runtime),
@@ -164,9 +163,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Code, CliError> {
         Arc::new(workflows.clone()),
     );
     let mut controller = Controller {
-        pods,
+        pods: Pods::new(Arc::clone(&runtime), cluster.client().clone()),
         store,
-        engine: engine.holding(args.creations),
+        engine: engine.holding(args.creations).asking(cluster.server()),
         workflows,
         environments,
         sources,

@@ -487,7 +487,8 @@ impl<O: Objects> Store for ClusterStore<O> {
     }
 
     /// The handle is kept in the pipeline's status, where claims are; all else in the record.
-    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<bool, StoreError> {
+    fn update_spec(&mut self, run: &Run, spec: &RunSpec) -> Result<bool, StoreError> {
+        let (run, revision) = (&run.name, &run.revision);
         let own = || failed(format!("claim run {run}"));
         for _ in 0..TRIES {
             let Some((known, pipeline)) = self.record(run.as_str()) else { return Ok(false) };
@@ -509,7 +510,7 @@ impl<O: Objects> Store for ClusterStore<O> {
                 let mut anew = (*there).clone();
                 let (revision, created_at) = match execution {
                     Some(execution) => (execution.revision.clone(), execution.created_at),
-                    None => (String::new(), records::created(&there)),
+                    None => (revision.clone(), records::created(&there)),
                 };
                 let spec = wanted;
                 anew.spec.execution =

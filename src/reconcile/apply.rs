@@ -8,7 +8,7 @@ use crate::engine::step::kept::{NotKept, kept};
 use crate::engine::{Engine, EngineError, Report};
 use crate::plan::{Action, Claim, Observed, Phase, PipelinePlan, Reason, Run};
 use crate::store::{Commit, EngineName, RunSpec, Shown, Store, StoreError, StoredRun};
-use crate::types::{PipelineId, RunName, Timestamp};
+use crate::types::{PipelineId, RunName, Timestamp, TriggerKind};
 
 /// What applying a plan did, for people.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ pub fn apply_part(
             Err(error) => return Err(error),
         };
         for action in &planned.actions {
-            match act(world, action, &claims, &mut applied, now) {
+            match act(world, action, (&claims, Some(seeing)), &mut applied, now) {
                 Ok(()) => {}
                 Err(StoreError::Conflict) => applied.conflicts.push(id.clone()),
                 Err(error @ StoreError::Cluster { .. }) => applied.refused.push(error),
@@ -114,7 +114,7 @@ pub fn start_what_is_next(
     }
     let planned = super::look::plan_queue(world, memory, id, now)?;
     for action in &planned.actions {
-        act(&mut world.acting(), action, &[], &mut applied, now)?;
+        act(&mut world.acting(), action, (&[], None), &mut applied, now)?;
     }
     Ok(applied)
 }
@@ -311,7 +311,7 @@ pub fn end_if_stopped(
 fn act(
     world: &mut Acting<'_>,
     action: &Action,
-    claims: &[StoredRun],
+    (claims, seeing): (&[StoredRun], Option<&Seeing>),
     applied: &mut Applied,
     now: Timestamp,
 ) -> Result<(), StoreError> {
@@ -340,6 +340,9 @@ fn act(
         None => world.store.run(start.as_str())?,
     };
     let Some(mut stored) = stored else { return Ok(()) };
+    if let Some(seeing) = seeing {
+        take_what_is_shown(&mut stored, seeing);
+    }
     match begin(world, &mut stored)? {
         Ok(true) => applied.started.push(stored.run),
         Ok(false) => {}
@@ -358,6 +361,19 @@ fn act(
     Ok(())
 }
 
+/// A run that a person asked a controller for is about what its source shows when it begins.
+fn take_what_is_shown(stored: &mut StoredRun, seeing: &Seeing) {
+    let (run, spec) = (&mut stored.run, &mut stored.spec);
+    if run.trigger.kind != TriggerKind::Manual || !run.revision.is_empty() {
+        return;
+    }
+    run.revision.clone_from(&seeing.revision);
+    if let (Some(text), Some(fingerprint)) = (&seeing.text, seeing.fingerprint.as_deref()) {
+        spec.definition.clone_from(text);
+        spec.fingerprint = Some(fingerprint.clone());
+    }
+}
+
 /// Makes what will execute a run, keeps what the engine says of it, and only then lets it begin: so
 /// what vanishes afterwards is known to have been there. False where another was first.
 fn begin(
@@ -372,7 +388,7 @@ fn begin(
             Ok(None) => {}
             Ok(handle) => {
                 stored.spec.handle = handle;
-                if !world.store.update_spec(&stored.run.name, &stored.spec)? {
+                if !world.store.update_spec(&stored.run, &stored.spec)? {
                     // Others were here meanwhile, and what was made now is nobody's: it never begins.
                     return Ok(world.engine.stop(stored).map(|()| false));
                 }

@@ -152,7 +152,7 @@ impl<B: Between> Store for Layer<B> {
         self.0.write("update of a run", |store| store.update_run(run))
     }
 
-    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<bool, StoreError> {
+    fn update_spec(&mut self, run: &Run, spec: &RunSpec) -> Result<bool, StoreError> {
         self.0.write("update of a run", |store| store.update_spec(run, spec))
     }
 

@@ -216,7 +216,7 @@ impl Simulation {
         }
         stored.run.revision = present.digest.to_string();
         stored.spec.fingerprint = Some(present);
-        self.store.update_spec(&stored.run.name, &stored.spec)?;
+        self.store.update_spec(&stored.run, &stored.spec)?;
         Ok(false)
     }
 

@@ -302,7 +302,7 @@ pub trait Store {
     /// Writes what a run executes, where it was not as recorded when the run began, and the engine's
     /// handle. False, and nothing written, where the run has ended, its record is gone, or another
     /// handle is kept: whoever is late begins nothing.
-    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<bool, StoreError>;
+    fn update_spec(&mut self, run: &Run, spec: &RunSpec) -> Result<bool, StoreError>;
     /// Writes where a run and its steps stand: a step's end first, so that whoever sees the run's end sees
     /// all of it.
     fn update_stand(&mut self, run: &Run, steps: &[&StepState]) -> Result<(), StoreError> {

@@ -549,9 +549,10 @@ impl Store for SqliteStore {
         })
     }
 
-    fn update_spec(&mut self, run: &RunName, spec: &RunSpec) -> Result<bool, StoreError> {
+    fn update_spec(&mut self, run: &Run, spec: &RunSpec) -> Result<bool, StoreError> {
         self.durably(|transaction| {
-            let written = transaction.execute(UPDATE_SPEC, params![run.as_str(), text(spec)])?;
+            let written =
+                transaction.execute(UPDATE_SPEC, params![run.name.as_str(), text(spec)])?;
             Ok(Ok(written > 0))
         })
     }

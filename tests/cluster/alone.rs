@@ -1,5 +1,6 @@
 //! What acts on the whole cluster, and so runs with nothing beside it: sources of many tenants, and faults.
 
+mod database;
 mod schemas;
 
 use std::collections::{BTreeMap, BTreeSet};

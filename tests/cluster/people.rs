@@ -150,7 +150,7 @@ steps:
   report:
     needs: fit
     run: |
-      echo "report {{ steps.fit.outputs.loss }} of $(cat '{{ steps.fit.outputs.model }}')" >>reports; test -e fixed
+      echo "report {{ steps.fit.outputs.loss }} of $(cat "{{ steps.fit.outputs.model }}")" >>reports; test -e fixed
       echo total=7 >>$JUPYTERFLOW_OUTPUTS
   send: {needs: report, run: 'echo "sent {{ steps.report.outputs.total }}" >>reports'}
 "#;

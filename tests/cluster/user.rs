@@ -66,7 +66,18 @@ pub fn controller(
     config: Option<&Path>,
     wrong: Option<&str>,
 ) -> Running {
+    controller_with(args, logs, config, wrong, None)
+}
+
+fn controller_with(
+    args: &[&str],
+    logs: &Path,
+    config: Option<&Path>,
+    wrong: Option<&str>,
+    server: Option<&str>,
+) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
+    command.envs(server.map(|address| ("JUPYTERFLOW_ARGO_SERVER", address)));
     if let Some(by) = wrong {
         // The program that would set this lives on as its parent, and is no use to be killed.
         let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");
@@ -279,6 +290,12 @@ impl User {
     /// The same, with a clock that is wrong by so much, such as `+3h`.
     pub fn controller_whose_clock_is_wrong(&self, lease: &str, by: &str) -> Running {
         self.start(&["-n", &self.namespace, "--lease-namespace", lease], None, Some(by))
+    }
+
+    /// The same, which asks Argo's server for what Argo keeps in a database.
+    pub fn controller_asking(&self, lease: &str, server: &str) -> Running {
+        let args = ["-n", &self.namespace, "--lease-namespace", lease];
+        controller_with(&args, self.logs.path(), None, None, Some(server))
     }
 
     /// A controller of all namespaces.

@@ -17,6 +17,7 @@ pub mod object;
 pub mod pod;
 pub mod rbac;
 pub mod reading;
+mod server;
 mod sight;
 mod told;
 pub mod workflow;
@@ -31,6 +32,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use self::compile::{IDENTITY, Site};
+pub use self::server::ArgoServer;
 pub use self::sight::{EachByItself, Known, Sight};
 use self::workflow::{Seen, Workflow};
 use super::{Engine, EngineError, Report};
@@ -99,6 +101,7 @@ pub struct ArgoEngine {
     /// Whether a Workflow stays until its end is taken note of.
     holds: bool,
     pace: Option<Arc<Pace>>,
+    server: Option<ArgoServer>,
     /// When each run was last released by us, and how long Argo has to notice.
     released: Arc<Mutex<HashMap<RunName, (Instant, Duration)>>>,
 }
@@ -131,7 +134,7 @@ impl ArgoEngine {
         sight: Arc<dyn Sight>,
     ) -> Self {
         let released = Arc::default();
-        Self { runtime, client, sites, sight, holds: false, pace: None, released }
+        Self { runtime, client, sites, sight, holds: false, pace: None, server: None, released }
     }
 
     /// Workflows stay until somebody who took note of their end lets them go, and no more than so many
@@ -141,6 +144,31 @@ impl ArgoEngine {
         let between = Duration::from_secs(1) / most.max(1);
         let pace = Pace { between, next: Mutex::new(Instant::now()) };
         Self { holds: true, pace: Some(Arc::new(pace)), ..self }
+    }
+
+    /// What Argo keeps in its database is asked of its server.
+    #[must_use]
+    pub fn asking(self, server: Option<ArgoServer>) -> Self {
+        Self { server, ..self }
+    }
+
+    /// A Workflow that is in the cluster no more, out of Argo's archive.
+    fn archived(&self, run: &RunName, made: (&str, &str)) -> Result<Option<Arc<Seen>>, Refusal> {
+        let Some(server) = &self.server else { return Ok(None) };
+        let found = server.workflow(made.0, run.as_str(), made.1).map_err(Refusal::passing)?;
+        Ok(found.filter(Seen::is_over).map(Arc::new))
+    }
+
+    /// A Workflow with its nodes, where Argo keeps them in its database. Of one that goes on, it is not held up by
+    /// a server that does not say.
+    fn with_nodes(&self, seen: Arc<Seen>) -> Result<Arc<Seen>, Refusal> {
+        let Some(server) = self.server.as_ref().filter(|_| seen.are_nodes_offloaded()) else {
+            return Ok(seen);
+        };
+        match server.with_nodes(&seen) {
+            Err(message) if seen.is_over() => Err(Refusal::passing(message)),
+            found => Ok(found.ok().flatten().unwrap_or(seen)),
+        }
     }
 
     fn wait<T>(&self, what: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
@@ -321,6 +349,9 @@ impl Engine for ArgoEngine {
         }
         // Whoever is in the right place can make it.
         let site = self.sites.site(run).map_err(|message| failed(Refusal::passing(message)))?;
+        if site.checkout.is_some() && run.run.revision.is_empty() {
+            return Err(failed(Refusal::passing("the commit of its source is not known yet")));
+        }
         let namespace = self.sites.namespace(&run.pipeline);
         let namespace = namespace.ok_or_else(|| failed(Refusal::passing("nobody may run it")))?;
         let made = compile::workflow(&site, &pipeline, run);
@@ -434,20 +465,22 @@ impl Engine for ArgoEngine {
         let Some((namespace, uid)) = self.made(run).map_err(failed)? else {
             return Ok(Report::Nothing);
         };
-        let seen = match self.sight.look(namespace, name.as_str()).map_err(failed)? {
-            Known::Gone => return Ok(Report::Vanished),
-            Known::There(seen) => seen,
-        };
         let same = |seen: &Seen| seen.metadata.uid.as_deref() == Some(uid);
-        let seen = if same(&seen) {
-            seen
-        } else {
+        let there = match self.sight.look(namespace, name.as_str()).map_err(failed)? {
+            Known::Gone => None,
+            Known::There(seen) if same(&seen) => Some(seen),
             // What is known may be older than the run's own Workflow.
-            let read = self.wait(self.workflows(namespace).get_opt(name.as_str()));
-            match read.map_err(failed)?.filter(same) {
-                Some(read) => self.sight.took(read),
-                None => return Ok(Report::Vanished),
+            Known::There(_) => {
+                let read = self.wait(self.workflows(namespace).get_opt(name.as_str()));
+                read.map_err(failed)?.filter(same).map(|read| self.sight.took(read))
             }
+        };
+        let seen = match there {
+            Some(seen) => self.with_nodes(seen).map_err(failed)?,
+            None => match self.archived(name, (namespace, uid)).map_err(failed)? {
+                Some(seen) => seen,
+                None => return Ok(Report::Vanished),
+            },
         };
         let pipeline = run.definition().ok_or_else(|| failed(Refusal::lasting(UNREADABLE)))?;
         let (stands, steps) = reading::read(&pipeline, run, &seen, now);

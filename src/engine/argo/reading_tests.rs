@@ -107,6 +107,16 @@ fn a_workflow_that_nobody_took_up_is_pending() {
 }
 
 #[test]
+fn nodes_in_a_database_are_counted_by_argo() {
+    let seen = |progress: Value| -> Seen {
+        let status = json!({"offloadNodeStatusVersion": "fnv:1", "progress": progress});
+        serde_json::from_value(json!({"status": status})).unwrap()
+    };
+    assert!(!seen(json!("0/0")).has_pods() && seen(json!("0/1")).has_pods());
+    assert!(seen(Value::Null).has_pods());
+}
+
+#[test]
 fn a_workflow_that_a_person_suspends_says_so() {
     let nodes = nodes(vec![node("a(0)", "Succeeded", &told("a", 2, well(), Beginning::Claimed))]);
     let suspended = || json!({"suspend": true});

@@ -338,6 +338,7 @@ pub struct Status {
     pub nodes: Option<IndexMap<String, Node>>,
     pub compressed_nodes: Option<String>,
     pub offload_node_status_version: Option<String>,
+    pub progress: Option<String>,
 }
 
 /// One thing that Argo executes or groups.
@@ -377,13 +378,20 @@ impl Seen {
     /// Whether a pod of it was made.
     pub fn has_pods(&self) -> bool {
         let nodes = self.status.nodes.iter().flat_map(IndexMap::values);
-        self.are_nodes_elsewhere() || nodes.into_iter().any(|node| node.kind == "Pod")
+        // Where they cannot be looked at, Argo's count of pods can.
+        let elsewhere = self.are_nodes_elsewhere();
+        (elsewhere && self.status.progress.as_deref() != Some("0/0"))
+            || nodes.into_iter().any(|node| node.kind == "Pod")
     }
 
     /// Whether its nodes are compressed, or in a database.
     pub fn are_nodes_elsewhere(&self) -> bool {
-        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        given(&self.status.compressed_nodes) || given(&self.status.offload_node_status_version)
+        given(self.status.compressed_nodes.as_ref()) || self.are_nodes_offloaded()
+    }
+
+    /// Whether its nodes are in Argo's database.
+    pub fn are_nodes_offloaded(&self) -> bool {
+        given(self.status.offload_node_status_version.as_ref())
     }
 
     /// Whether nothing more will happen to it.
@@ -391,6 +399,10 @@ impl Seen {
         self.status.finished_at.is_some()
             && matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed" | "Error"))
     }
+}
+
+fn given(text: Option<&String>) -> bool {
+    text.is_some_and(|text| !text.is_empty())
 }
 
 macro_rules! is_workflow {

@@ -58,7 +58,7 @@ impl Host<'_> {
             self.run.revision = present.digest.to_string();
         }
         self.spec.fingerprint = Some(present);
-        self.store.update_spec(&self.run.name, &self.spec)?;
+        self.store.update_spec(&self.run, &self.spec)?;
         Ok(Present::Taken)
     }
 
