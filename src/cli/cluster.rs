@@ -3,7 +3,7 @@
 //! Owns the connection, and the choice where nobody says: `argo` inside a Jupyter pod that may create
 //! Workflows, else `local`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::authorization::v1::{
@@ -18,7 +18,7 @@ use super::global::Global;
 use crate::controller::environments::name_of;
 use crate::engine::argo::compile::Site;
 use crate::engine::argo::environment::Environment;
-use crate::engine::argo::{ArgoEngine, ArgoServer, EachByItself, OneSite, ask};
+use crate::engine::argo::{ArgoAddress, ArgoEngine, ArgoServer, EachByItself, OneSite, ask};
 use crate::jupyterhub::Inside;
 use crate::store::EngineName;
 
@@ -34,8 +34,15 @@ pub struct Cluster {
     server: Option<ArgoServer>,
 }
 
-/// The variable with the address of Argo's server.
-const SERVER: &str = "JUPYTERFLOW_ARGO_SERVER";
+/// The address of Argo's server, and the files with who vouches for it and with a token, by variables.
+fn argo_server() -> Option<ArgoAddress> {
+    let given = |name| variable(name).filter(|text| !text.is_empty());
+    Some(ArgoAddress {
+        url: given("JUPYTERFLOW_ARGO_SERVER")?,
+        certificates: given("JUPYTERFLOW_ARGO_CA").map(PathBuf::from),
+        token: given("JUPYTERFLOW_ARGO_TOKEN_FILE").map(PathBuf::from),
+    })
+}
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -59,9 +66,8 @@ impl Cluster {
         let config = runtime.block_on(Config::infer()).map_err(|error| failed(&error))?;
         let namespace = config.default_namespace.clone();
         let runtime = Arc::new(runtime);
-        let server = variable(SERVER).filter(|url| !url.is_empty());
-        let server = server.map(|url| ArgoServer::connect(&runtime, &config, &url)).transpose();
-        let server = server.map_err(|why| CliError::usage(format!("{SERVER}: {why}")))?;
+        let server = argo_server().map(|at| ArgoServer::connect(&runtime, &config, &at));
+        let server = server.transpose().map_err(CliError::usage)?;
         // The client starts tasks of its own.
         let client = runtime.block_on(async { Client::try_from(config) });
         let client = client.map_err(|error| failed(&error))?;

@@ -107,7 +107,7 @@ fn used_by_others(
     going: &[StoredRun],
 ) -> Result<Vec<String>, CliError> {
     let mut used = Vec::new();
-    for stored in all.iter().filter(|one| !one.spec.kept.is_empty()) {
+    for stored in all {
         if !going.iter().any(|other| other.run.name == stored.run.name) {
             let steps = session.store.steps(&stored.run.name)?;
             let artifacts = steps.into_iter().flat_map(|state| state.record.artifacts);

@@ -191,6 +191,10 @@ pub fn ask_controller(
     }
     if let Some(from) = from {
         // What the controller would refuse is said at once.
+        if !records.store.is_whole(&again.run.name) {
+            let message = format!("run {} left more than its record holds", again.run.name);
+            return Err(CliError::usage(message).hint("retry without --from"));
+        }
         kept(&pipeline, &records.store.steps(&again.run.name)?, from)
             .map_err(RequestError::from)?;
     }

@@ -123,6 +123,16 @@ impl Environments {
         choose(&self.known(namespace), owner, claim).cloned()
     }
 
+    /// Why none is known to be whose it should be, in words.
+    pub fn why_none(&self, namespace: &str) -> String {
+        match self.known(namespace).len() {
+            0 => "nobody's Jupyter server was seen yet; start one, or name an `image:`".into(),
+            some => format!(
+                "of {some} known Jupyter servers none is plainly its owner's; name an `image:`"
+            ),
+        }
+    }
+
     /// The environment of an object.
     pub fn named(&self, namespace: &str, name: &str) -> Option<Environment> {
         let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };

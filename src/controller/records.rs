@@ -355,7 +355,7 @@ pub fn status(
         finished_at: run.finished_at,
         ended,
         steps: steps.to_vec(),
-        shortened: false,
+        whole: true,
     };
     for step in &mut status.steps {
         step.outputs.values_mut().for_each(as_kept);
@@ -388,7 +388,7 @@ fn cut(status: &mut RunStatus) {
     if !long(status) {
         return;
     }
-    status.shortened = true;
+    status.whole = false;
     for step in status.steps.iter_mut().filter(|step| step.index.is_some()) {
         if step.selected != Some(Value::Bool(true)) {
             step.outputs.clear();

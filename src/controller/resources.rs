@@ -306,9 +306,9 @@ pub struct RunStatus {
     /// Its place in the order in which runs of its pipeline ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<u64>,
-    /// Whether its steps left more than is kept here.
+    /// Whether all that its steps left is kept here.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub shortened: bool,
+    pub whole: bool,
     /// Its steps.
     #[schemars(schema_with = "steps")]
     pub steps: Vec<StepRecord>,

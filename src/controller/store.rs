@@ -191,7 +191,7 @@ impl<O: Objects> ClusterStore<O> {
             let ended = run.phase.is_ended().then(|| self.next_end(pipeline));
             let handle = stored.spec.handle.as_deref();
             let mut status = records::status(&run, &steps, handle, ended);
-            status.shortened |= there.status.as_ref().is_some_and(|known| known.shortened);
+            status.whole &= there.status.as_ref().is_none_or(|it| it.whole || it.steps.is_empty());
             let same = there.status.as_ref() == Some(&status);
             (!same).then(|| NotebookRun { status: Some(status), ..there.clone() })
         })
@@ -505,13 +505,17 @@ impl<O: Objects> Store for ClusterStore<O> {
                 return Ok(false);
             }
             let execution = there.spec.execution.as_ref();
-            let wanted = RunSpec { handle: None, ..spec.clone() };
-            if execution.is_none_or(|execution| differs(&execution.spec, &wanted)) {
+            let mut wanted = RunSpec { handle: None, ..spec.clone() };
+            // They are long, and no record has them.
+            wanted.fingerprint.iter_mut().for_each(|one| one.outlines.clear());
+            let known = execution.is_some_and(|execution| !execution.revision.is_empty());
+            if known && execution.is_some_and(|execution| differs(&execution.spec, &wanted)) {
+                // Somebody said already what it executes, which is not known here yet.
+                return Err(StoreError::Conflict);
+            }
+            if !known {
                 let mut anew = (*there).clone();
-                let (revision, created_at) = match execution {
-                    Some(execution) => (execution.revision.clone(), execution.created_at),
-                    None => (revision.clone(), records::created(&there)),
-                };
+                let (revision, created_at) = (revision.clone(), records::created(&there));
                 let spec = wanted;
                 anew.spec.execution =
                     Some(super::resources::Execution { revision, created_at, spec });
@@ -539,8 +543,8 @@ impl<O: Objects> Store for ClusterStore<O> {
     }
 
     fn is_whole(&self, run: &RunName) -> bool {
-        let shortened = |run: &NotebookRun| run.status.as_ref().is_some_and(|one| one.shortened);
-        self.record(run.as_str()).is_some_and(|(run, _)| !shortened(&run))
+        let known = self.record(run.as_str());
+        known.is_some_and(|(run, _)| run.status.as_ref().is_some_and(|status| status.whole))
     }
 
     fn steps(&self, run: &RunName) -> Result<Vec<StepState>, StoreError> {

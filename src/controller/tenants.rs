@@ -143,7 +143,7 @@ impl Tenants {
             Some(told) => self.environments.named(&namespace, &told.environment),
             None => self.environments.of(&namespace, "", None),
         };
-        let mut environment = environment.ok_or("nobody's Jupyter server was seen yet")?;
+        let mut environment = environment.ok_or_else(|| self.environments.why_none(&namespace))?;
         let claims = environment.volume_mounts.iter().map(|mount| mount.mount_path.clone());
         let first = claims.into_iter().find(|path| environment.shares(Path::new(path)));
         let root = told.map(|told| told.root).or(first).ok_or("the server has no volume")?;
@@ -449,11 +449,9 @@ impl Sites for Tenants {
                 }
                 (None, Some(_)) => {}
                 (None, None) => {
-                    return Some(
-                        "no image is known: nobody's Jupyter server was seen yet; start one, or \
-                         name an `image:`"
-                            .into(),
-                    );
+                    let namespace = self.namespace_of(id).unwrap_or_default();
+                    let why = self.environments.why_none(&namespace);
+                    return Some(format!("no image is known: {why}"));
                 }
             }
         }

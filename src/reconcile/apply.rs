@@ -340,10 +340,7 @@ fn act(
         None => world.store.run(start.as_str())?,
     };
     let Some(mut stored) = stored else { return Ok(()) };
-    if let Some(seeing) = seeing {
-        take_what_is_shown(&mut stored, seeing);
-    }
-    match begin(world, &mut stored)? {
+    match begin(world, &mut stored, seeing)? {
         Ok(true) => applied.started.push(stored.run),
         Ok(false) => {}
         Err(error) => {
@@ -361,13 +358,19 @@ fn act(
     Ok(())
 }
 
+/// Whether nobody has said yet what a run executes: a person asked a controller for it.
+fn is_open(run: &Run) -> bool {
+    run.trigger.kind == TriggerKind::Manual && run.revision.is_empty()
+}
+
 /// A run that a person asked a controller for is about what its source shows when it begins.
 fn take_what_is_shown(stored: &mut StoredRun, seeing: &Seeing) {
     let (run, spec) = (&mut stored.run, &mut stored.spec);
-    if run.trigger.kind != TriggerKind::Manual || !run.revision.is_empty() {
-        return;
-    }
     run.revision.clone_from(&seeing.revision);
+    if let Some(again) = &run.trigger.retry_of {
+        let from = spec.from.as_ref().map(|step| format!(" from step `{step}`"));
+        spec.because = vec![format!("retry of {again}{}", from.unwrap_or_default())];
+    }
     if let (Some(text), Some(fingerprint)) = (&seeing.text, seeing.fingerprint.as_deref()) {
         spec.definition.clone_from(text);
         spec.fingerprint = Some(fingerprint.clone());
@@ -379,10 +382,26 @@ fn take_what_is_shown(stored: &mut StoredRun, seeing: &Seeing) {
 fn begin(
     world: &mut Acting<'_>,
     stored: &mut StoredRun,
+    seeing: Option<&Seeing>,
 ) -> Result<Result<bool, EngineError>, StoreError> {
     if stored.spec.handle.is_none() {
-        if let Err(message) = keep_what_came_before(world, stored)? {
-            return Ok(Err(EngineError::new("start", &stored.run.name, message)));
+        if let Some(seeing) = seeing.filter(|_| is_open(&stored.run)) {
+            take_what_is_shown(stored, seeing);
+            let failed = |message| EngineError::new("start", &stored.run.name, message);
+            let definition = stored.definition();
+            if let Some(lacks) =
+                definition.and_then(|one| world.engine.lacks(&stored.pipeline, &one))
+            {
+                return Ok(Err(EngineError { passing: true, ..failed(lacks) }));
+            }
+            if let Err(message) = keep_what_came_before(world, stored)? {
+                return Ok(Err(EngineError::new("start", &stored.run.name, message)));
+            }
+            // On record before anything is made of it: whoever goes on after us makes the same.
+            let is_known = !stored.run.revision.is_empty();
+            if is_known && !world.store.update_spec(&stored.run, &stored.spec)? {
+                return Ok(Ok(false));
+            }
         }
         match world.engine.prepare(stored) {
             Ok(None) => {}
@@ -405,12 +424,13 @@ fn keep_what_came_before(
     world: &Acting<'_>,
     stored: &mut StoredRun,
 ) -> Result<Result<(), String>, StoreError> {
-    let (Some(from), Some(again)) = (&stored.spec.from, &stored.run.trigger.retry_of) else {
-        return Ok(Ok(()));
+    let (from, again) = match (&stored.spec.from, &stored.run.trigger.retry_of) {
+        (None, _) => return Ok(Ok(())),
+        (Some(from), Some(again)) => (from, again),
+        (Some(from), None) => {
+            return Ok(Err(format!("from step `{from}` of which run? `retryOf` names none")));
+        }
     };
-    if !stored.spec.kept.is_empty() {
-        return Ok(Ok(()));
-    }
     let known = world.store.run(again.as_str())?.filter(|one| one.pipeline == stored.pipeline);
     let (Some(_), Some(pipeline)) = (known, stored.definition()) else {
         return Ok(Err(format!("the record of run {again} is gone; retry without --from")));

@@ -214,7 +214,8 @@ pub fn look(
         let file = snapshot.files.iter().find(|file| file.path == text.file).map(AsRef::as_ref);
         let unreadable = snapshot.unreadable.iter().find(|(folder, _)| row.id.is_below(folder));
         let unreadable = unreadable.map(|(folder, why)| format!("{folder}: {why}"));
-        gathered.extend(Gathered::unseen(world, memory, scope, file.ok_or(unreadable), row, now)?);
+        let shown = (file.ok_or(unreadable), snapshot.commit.as_deref());
+        gathered.extend(Gathered::unseen(world, memory, scope, shown, row, now)?);
     }
     look.plan_all(world, scope, gathered, now);
     // Runs that a person asked for without a pipeline file, such as of a single notebook.

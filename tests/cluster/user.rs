@@ -77,7 +77,10 @@ fn controller_with(
     server: Option<&str>,
 ) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jupyterflow"));
-    command.envs(server.map(|address| ("JUPYTERFLOW_ARGO_SERVER", address)));
+    if let Some(address) = server {
+        command.env("JUPYTERFLOW_ARGO_SERVER", address);
+        command.env("JUPYTERFLOW_ARGO_CA", cache().join("run/ca.crt"));
+    }
     if let Some(by) = wrong {
         // The program that would set this lives on as its parent, and is no use to be killed.
         let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");

@@ -6,13 +6,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use jupyterflow::controller::ClusterStore;
-use jupyterflow::controller::objects::Key;
+use jupyterflow::controller::objects::{Key, Objects};
+use jupyterflow::controller::requests::{self, Wanted};
+use jupyterflow::controller::{ClusterStore, records};
 use jupyterflow::plan::{Limits, Phase};
 use jupyterflow::reconcile::{self, Memory, Scope, Settle, World};
 use jupyterflow::sim::{Fuse, SimulatedChecks, SimulatedSource};
 use jupyterflow::store::{Store, StoredRun};
-use jupyterflow::types::{Period, Timestamp};
+use jupyterflow::types::{Period, PipelineId, Timestamp};
 
 use crate::handles::{Cluster, Meanwhile, Pause, Remote, Since, now};
 use crate::server::{Server, View};
@@ -281,6 +282,86 @@ fn a_controller_that_is_killed_in_a_claim_loses_nothing() {
             next.pass(later(30));
             assert_eq!(cluster.borrow().executed.len(), runs, "call {at}: {yaml}");
             assert_eq!(next.phases(), vec![Phase::Succeeded; runs], "call {at}: {yaml}");
+        }
+    }
+}
+
+const STEPS: &str = "name: p\ntriggers: []\nsteps: {a: {run: x}, b: {run: y, needs: a}}\n";
+
+/// A run that a person asks for, from a step on, of which only the controller says what it executes.
+fn asked(controller: &mut Controller, again: Option<&StoredRun>) {
+    let id = PipelineId {
+        source: "team/homes".into(),
+        folder: String::new(),
+        name: "p".parse().unwrap(),
+    };
+    let key = Key { namespace: "team".into(), name: records::object_name(&id) };
+    let wanted = Wanted {
+        params: indexmap::IndexMap::new(),
+        from: again.map(|_| "b".to_owned()),
+        again: again.map(|one| one.run.name.clone()),
+        key: if again.is_some() { "2".into() } else { "1".into() },
+    };
+    controller.view.sync();
+    controller.view.create_run(&requests::record(&key, &id, wanted)).unwrap();
+}
+
+/// Wherever a controller is killed, or stands still while another goes on, what is on record is what executes.
+#[test]
+fn what_a_person_asked_for_is_executed_as_recorded() {
+    for stands_still in [true, false] {
+        for at in 1.. {
+            let server = Server::default();
+            let cluster: Rc<RefCell<Cluster>> = Rc::default();
+            let mut first = Controller::new(&server, &cluster, STEPS, &Pause::default());
+            first.pass(now());
+            asked(&mut first, None);
+            first.pass(now());
+            cluster.borrow_mut().works();
+            first.pass(now());
+            let done = first.store.runs(1).unwrap().remove(0);
+            assert_eq!(done.run.phase, Phase::Succeeded);
+            asked(&mut first, Some(&done));
+            let edited = STEPS.replace("run: y", "run: z");
+            let mut next = Controller::new(&server, &cluster, &edited, &Pause::default());
+            let happened = Rc::new(RefCell::new(false));
+            let seen = Rc::clone(&happened);
+            let goes_on: Meanwhile = Box::new(move || {
+                *seen.borrow_mut() = true;
+                if stands_still {
+                    next.pass(later(1));
+                    next.pass(later(1));
+                } else {
+                    std::panic::resume_unwind(Box::new("killed"))
+                }
+            });
+            let mut paused = Controller::new(&server, &cluster, STEPS, &Pause::new(at, goes_on));
+            let _ =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| paused.pass(later(1))));
+            if !*happened.borrow() {
+                assert!(at > 4, "it has more calls than {at}");
+                break;
+            }
+            let mut last = Controller::new(&server, &cluster, &edited, &Pause::default());
+            for _ in 0..4 {
+                last.pass(later(1));
+                cluster.borrow_mut().works();
+            }
+            last.pass(later(1));
+            let shown = format!("call {at}, stands still: {stands_still}");
+            assert_eq!(last.phases(), [Phase::Succeeded; 2], "{shown}");
+            assert_eq!(cluster.borrow().executed.len(), 2, "{shown}");
+            let all = last.store.runs(2).unwrap();
+            let again = all.iter().find(|one| one.run.trigger.retry_of.is_some()).unwrap();
+            let cluster = cluster.borrow();
+            let object = cluster.objects.iter().find(|one| one.run == again.run.name).unwrap();
+            let (revision, spec) = &object.made_of;
+            assert_eq!(
+                (revision, &spec.definition),
+                (&again.run.revision, &again.spec.definition),
+                "{shown}"
+            );
+            assert_eq!((&spec.kept, again.spec.kept.len()), (&again.spec.kept, 1), "{shown}");
         }
     }
 }

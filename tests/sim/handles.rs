@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use jupyterflow::engine::{Engine, EngineError, Report};
-use jupyterflow::plan::{Observed, Phase};
+use jupyterflow::plan::{Observed, Phase, StepRecord};
 use jupyterflow::reconcile::{self, Memory, Request, World};
 use jupyterflow::sim::{SimulatedChecks, SimulatedSource};
 use jupyterflow::spec::Pipeline;
-use jupyterflow::store::{EngineName, FileText, SqliteStore, Store, StoredRun};
+use jupyterflow::store::{EngineName, FileText, RunSpec, SqliteStore, StepState, Store, StoredRun};
 use jupyterflow::types::{PipelineId, RunName, Timestamp};
 
 const YAML: &str = "name: p\nsteps: {a: {run: x}}\n";
@@ -20,6 +20,8 @@ pub struct Object {
     pub run: RunName,
     pub uid: String,
     pub suspended: bool,
+    /// What it was made of.
+    pub made_of: (String, RunSpec),
     shut_down: bool,
     over: bool,
 }
@@ -130,6 +132,7 @@ impl Engine for Remote {
                     run: run.run.name.clone(),
                     uid: uid.clone(),
                     suspended: true,
+                    made_of: (run.run.revision.clone(), run.spec.clone()),
                     shut_down: false,
                     over: false,
                 });
@@ -175,11 +178,18 @@ impl Engine for Remote {
             return Ok(Report::Vanished);
         };
         let mut stands = run.run.clone();
+        let mut steps = Vec::new();
         if object.over {
             stands.phase = Phase::Succeeded;
             stands.finished_at = Some(now);
+            let definition = run.definition().unwrap();
+            steps.extend(definition.steps().iter().map(|step| {
+                let mut record = StepRecord::pending(step.name(), None, String::new());
+                record.phase = Phase::Succeeded;
+                StepState { record, failures: 0, interruptions: 0 }
+            }));
         }
-        Ok(Report::Stands(Box::new(stands), Vec::new()))
+        Ok(Report::Stands(Box::new(stands), steps))
     }
 }
 

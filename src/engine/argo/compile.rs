@@ -97,7 +97,8 @@ fn assignment(site: &Site, stored: &StoredRun) -> Result<Parameter, String> {
         stored: site.store.is_some(),
         env: env.collect(),
     };
-    let told = pack(&told).map_err(|error| format!("the run's pipeline file is {error}"))?;
+    let told = pack(&told)
+        .map_err(|error| format!("the run's pipeline file, with what it keeps, is {error}"))?;
     Ok(Parameter::given("assignment", told))
 }
 

@@ -32,7 +32,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use self::compile::{IDENTITY, Site};
-pub use self::server::ArgoServer;
+pub use self::server::{Address as ArgoAddress, ArgoServer};
 pub use self::sight::{EachByItself, Known, Sight};
 use self::workflow::{Seen, Workflow};
 use super::{Engine, EngineError, Report};
@@ -153,10 +153,11 @@ impl ArgoEngine {
     }
 
     /// A Workflow that is in the cluster no more, out of Argo's archive.
-    fn archived(&self, run: &RunName, made: (&str, &str)) -> Result<Option<Arc<Seen>>, Refusal> {
+    fn archived(&self, uid: &str) -> Result<Option<Arc<Seen>>, Refusal> {
         let Some(server) = &self.server else { return Ok(None) };
-        let found = server.workflow(made.0, run.as_str(), made.1).map_err(Refusal::passing)?;
-        Ok(found.filter(Seen::is_over).map(Arc::new))
+        let found = server.archived(uid).map_err(Refusal::passing)?;
+        let own = |seen: &Seen| seen.is_over() && seen.metadata.uid.as_deref() == Some(uid);
+        Ok(found.filter(own).map(Arc::new))
     }
 
     /// A Workflow with its nodes, where Argo keeps them in its database. Of one that goes on, it is not held up by
@@ -167,7 +168,7 @@ impl ArgoEngine {
         };
         match server.with_nodes(&seen) {
             Err(message) if seen.is_over() => Err(Refusal::passing(message)),
-            found => Ok(found.ok().flatten().unwrap_or(seen)),
+            found => Ok(found.map_or(seen, Arc::new)),
         }
     }
 
@@ -477,7 +478,7 @@ impl Engine for ArgoEngine {
         };
         let seen = match there {
             Some(seen) => self.with_nodes(seen).map_err(failed)?,
-            None => match self.archived(name, (namespace, uid)).map_err(failed)? {
+            None => match self.archived(uid).map_err(failed)? {
                 Some(seen) => seen,
                 None => return Ok(Report::Vanished),
             },

@@ -203,9 +203,6 @@ impl Pod<'_> {
             .collect::<Result<Vec<_>, _>>()?
             .concat();
         let mut before: Vec<Attempt> = before.into_iter().filter_map(|told| told.attempt).collect();
-        if let Some(message) = self.missing() {
-            return Err(message);
-        }
         let now = Timestamp::now();
         self.add_those_before(&mut before)?;
         self.add_the_silent(&mut before, now);
@@ -221,6 +218,9 @@ impl Pod<'_> {
         if let Some(done) = self.done_before() {
             eprintln_line("an earlier pod did this already");
             return Ok((told(Some(done)), 0));
+        }
+        if let Some(message) = self.missing() {
+            return Err(message);
         }
         let states = board.states();
         let records: Vec<&StepRecord> = states.iter().map(|state| &state.record).collect();
@@ -252,19 +252,19 @@ impl Pod<'_> {
         wants(self.pipeline, self.task.step).into_iter().filter(own).collect()
     }
 
-    /// What is gone of the files of an earlier run that this step needs. In a checkout they are looked at as they
+    /// What is gone of the files of an earlier run that this step takes up. In a checkout they are looked at as they
     /// are placed.
     fn missing(&mut self) -> Option<String> {
-        let needed = self.pipeline.graph().ancestors(self.task.step);
-        let needs = |state: &&StepState| {
-            let own =
-                |step: &usize| self.pipeline.steps()[*step].name() == state.record.base_name();
-            needed.iter().any(own)
+        if !matches!((&self.files, &self.order.part), (Files::Folder, Part::Whole)) {
+            return None;
+        }
+        let steps = self.pipeline.steps();
+        let needs = self.pipeline.graph().needs(self.task.step);
+        let needed = |state: &&StepState| {
+            needs.iter().any(|&step| steps[step].name() == state.record.base_name())
         };
-        let kept: Vec<StepState> =
-            self.assignment.spec.kept.iter().filter(needs).cloned().collect();
-        let here = matches!(self.files, Files::Folder);
-        here.then(|| missing(self.source.as_mut(), &kept)).flatten()
+        let kept = self.assignment.spec.kept.iter().filter(needed).cloned();
+        missing(self.source.as_mut(), &kept.collect::<Vec<_>>())
     }
 
     /// Points of a sweep that told nothing did not succeed: all have ended before this step begins, and

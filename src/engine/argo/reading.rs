@@ -148,7 +148,8 @@ pub fn read(
         let skipped = steps.iter_mut().filter(|state| state.record.phase == Phase::Skipped);
         skipped.for_each(|state| state.record.message = None);
     }
-    for state in steps.iter_mut().filter(|_| seen.is_over()) {
+    let own = |state: &&mut StepState| !stored.spec.keeps(state.record.base_name());
+    for state in steps.iter_mut().filter(|_| seen.is_over()).filter(own) {
         let record = &mut state.record;
         if nodes.is_none() && seen.are_nodes_elsewhere() {
             // In Argo's database, or compressed in a way that is not known here.

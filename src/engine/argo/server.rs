@@ -4,112 +4,179 @@
 //! Owns the one question that it is asked. What it answers is a Workflow like any other.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use indexmap::IndexMap;
 use kube::api::GetParams;
 use kube::client::Body;
 use kube::config::AuthInfo;
 use kube::{Client, Config};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Runtime;
 
-use super::workflow::Seen;
+use super::workflow::{Node, Seen, Status};
 use crate::types::causes;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Of so many Workflows the last answer is kept.
-const KEPT: usize = 1000;
+/// One that did not answer is left alone so long: many runs ask.
+const REST: Duration = Duration::from_secs(30);
+/// Of so many Workflows that go on the nodes are kept: they are large, or they would not be there.
+const KEPT: usize = 32;
 
-/// Answers by uid, each with the version of the nodes that it was about.
-type Answers = Arc<Mutex<HashMap<String, (String, Arc<Seen>)>>>;
+/// Nodes by the uid of their Workflow, each with their version.
+type Known = Arc<Mutex<HashMap<String, (String, Nodes)>>>;
+
+/// The nodes of a Workflow.
+type Nodes = Arc<IndexMap<String, Node>>;
+
+/// Where Argo's server is, and how it is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Address {
+    /// Its address.
+    pub url: String,
+    /// A file with the certificates that vouch for it; those of the machine unless given.
+    pub certificates: Option<PathBuf>,
+    /// A file with the token that it is shown; that of the cluster's connection unless given.
+    pub token: Option<PathBuf>,
+}
 
 /// A connection.
 #[derive(Clone)]
 pub struct ArgoServer {
     runtime: Arc<Runtime>,
     client: Client,
-    answers: Answers,
+    known: Known,
+    /// Why it did not answer, and when.
+    trouble: Arc<Mutex<Option<(Instant, String)>>>,
+}
+
+fn failed(why: &str) -> String {
+    format!("Argo's server: {why}")
+}
+
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let read: Vec<CertificateDer<'_>> =
+        read.map_err(|error| failed(&format!("{}: {}", path.display(), causes(&error))))?;
+    if read.is_empty() {
+        return Err(failed(&format!("{} holds no certificate", path.display())));
+    }
+    Ok(read.into_iter().map(|one| one.to_vec()).collect())
 }
 
 impl ArgoServer {
-    /// Connects with the token of a cluster's connection, as Argo's command line does. No other proof of who we are
-    /// is for it.
+    /// Connects with a token, as Argo's command line does. No other proof of who we are is for it.
     ///
     /// # Errors
-    /// In words: it is no address.
-    pub fn connect(runtime: &Arc<Runtime>, cluster: &Config, url: &str) -> Result<Self, String> {
+    /// In words: it is no address, or a file cannot be read.
+    pub fn connect(
+        runtime: &Arc<Runtime>,
+        cluster: &Config,
+        address: &Address,
+    ) -> Result<Self, String> {
+        let url = address.url.trim_end_matches('/');
         let known = url.starts_with("http://") || url.starts_with("https://");
-        let address = known.then(|| url.trim_end_matches('/').parse().ok()).flatten();
         // An address may hold a password.
-        let address = address.ok_or("Argo's server: an address begins with http:// or https://")?;
-        let AuthInfo { token, token_file, exec, auth_provider, .. } = cluster.auth_info.clone();
-        let auth_info = AuthInfo { token, token_file, exec, auth_provider, ..AuthInfo::default() };
-        let mut config = Config::new(address);
-        config.auth_info = auth_info;
+        let url = known.then(|| url.parse().ok()).flatten();
+        let mut config = Config::new(url.ok_or_else(|| failed("http:// or https://, and a host"))?);
+        config.root_cert = address.certificates.as_deref().map(certificates).transpose()?;
+        config.auth_info = if let Some(path) = &address.token {
+            let token_file = Some(path.to_string_lossy().into_owned());
+            AuthInfo { token_file, ..AuthInfo::default() }
+        } else {
+            let own = cluster.auth_info.clone();
+            let AuthInfo { token, token_file, exec, auth_provider, .. } = own;
+            AuthInfo { token, token_file, exec, auth_provider, ..AuthInfo::default() }
+        };
         let client = runtime.block_on(async { Client::try_from(config) });
-        let client = client.map_err(|error| format!("Argo's server: {}", causes(&error)))?;
-        Ok(Self { runtime: Arc::clone(runtime), client, answers: Answers::default() })
+        let client = client.map_err(|error| failed(&causes(&error)))?;
+        let (known, trouble) = (Known::default(), Arc::default());
+        Ok(Self { runtime: Arc::clone(runtime), client, known, trouble })
     }
 
-    /// A Workflow with all its nodes, be it in the cluster or archived; none where it is in neither.
+    /// A Workflow that is in the cluster no more, out of the archive; none where it is not there, or we may not see it.
     ///
     /// # Errors
     /// In words: it does not say.
-    pub fn workflow(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<Seen>, String> {
-        let failed = |why: String| format!("Argo's server, which keeps its nodes: {why}");
-        let path = format!("/api/v1/workflows/{namespace}");
-        let request = kube::core::Request::new(path).get(name, &GetParams::default());
-        let mut request = request.map_err(|error| failed(causes(&error)))?;
-        let whole = format!("{}?uid={uid}", request.uri());
-        *request.uri_mut() = whole.parse().map_err(|_| failed("a name is none".into()))?;
-        let asked = async {
-            let answer = self.client.send(request.map(Body::from)).await?;
-            let status = answer.status();
-            Ok::<_, kube::Error>((status, answer.into_body().collect_bytes().await?))
-        };
-        let answer = self
-            .runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, asked).await })
-            .map_err(|_| failed(format!("no answer within {} s", PATIENCE.as_secs())))?;
-        let (status, body) = answer.map_err(|error| failed(causes(&error)))?;
-        if status.as_u16() == 404 {
-            return Ok(None);
+    pub fn archived(&self, uid: &str) -> Result<Option<Seen>, String> {
+        match self.ask("/api/v1/archived-workflows", uid)? {
+            (200, body) => read(&body).map(Some),
+            // Of an archive's own trouble nothing follows; without one there never is more to know.
+            (500.., body) if !contains(&body, "not supported") => {
+                Err(failed("its archive cannot be read"))
+            }
+            _ => Ok(None),
         }
-        if !status.is_success() {
-            return Err(failed(format!("it answers {status}")));
-        }
-        let seen: Seen =
-            serde_json::from_slice(&body).map_err(|error| failed(error.to_string()))?;
-        Ok(Some(seen).filter(|seen| seen.metadata.uid.as_deref() == Some(uid)))
     }
 
-    /// The same of one whose nodes are in the database, asked once for each version of them.
+    /// A Workflow with its nodes, which are asked for once in each version.
     ///
     /// # Errors
-    /// As [`Self::workflow`].
-    pub fn with_nodes(&self, seen: &Seen) -> Result<Option<Arc<Seen>>, String> {
-        let metadata = &seen.metadata;
-        let (Some(uid), Some(version)) = (&metadata.uid, &seen.status.offload_node_status_version)
-        else {
-            return Ok(None);
+    /// In words: it does not say.
+    pub fn with_nodes(&self, seen: &Seen) -> Result<Seen, String> {
+        let Seen { metadata, spec, status } = seen;
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (uid, version) = (text(&metadata.uid), text(&status.offload_node_status_version));
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().get(&uid).filter(|(known, _)| *known == version).cloned();
+        let nodes = if let Some((_, nodes)) = known {
+            nodes
+        } else {
+            let path = format!("/api/v1/workflows/{}", text(&metadata.namespace));
+            let nodes = match self.ask(&path, &text(&metadata.name))? {
+                (200, body) => read(&body)?.status.nodes.unwrap_or_default(),
+                (code, _) => return Err(failed(&format!("it answers {code}"))),
+            };
+            let nodes = Arc::new(nodes);
+            let mut known = lock();
+            known.remove(&uid);
+            if known.len() >= KEPT {
+                known.clear();
+            }
+            if !seen.is_over() {
+                known.insert(uid, (version, Arc::clone(&nodes)));
+            }
+            nodes
         };
-        let lock = || self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, answer)) = lock().get(uid)
-            && known == version
-        {
-            return Ok(Some(Arc::clone(answer)));
-        }
-        let [namespace, name] =
-            [&metadata.namespace, &metadata.name].map(|one| one.as_deref().unwrap_or_default());
-        let Some(answer) = self.workflow(namespace, name, uid)?.map(Arc::new) else {
-            return Ok(None);
-        };
-        let mut answers = lock();
-        if answers.len() >= KEPT {
-            answers.clear();
-        }
-        answers.insert(uid.clone(), (version.clone(), Arc::clone(&answer)));
-        Ok(Some(answer))
+        // Only the nodes: of all else the cluster knows more.
+        let nodes = Some(IndexMap::clone(&nodes));
+        let status = Status { nodes, ..status.clone() };
+        Ok(Seen { metadata: metadata.clone(), spec: spec.clone(), status })
     }
+
+    /// What lies at a path, with the answer's code.
+    fn ask(&self, folder: &str, name: &str) -> Result<(u16, Vec<u8>), String> {
+        let lock = || self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, why)) = &*lock()
+            && at.elapsed() < REST
+        {
+            return Err(why.clone());
+        }
+        let request = kube::core::Request::new(folder).get(name, &GetParams::default());
+        let request = request.map_err(|error| failed(&causes(&error)))?;
+        let asked = async {
+            let answer = self.client.send(request.map(Body::from)).await?;
+            let code = answer.status().as_u16();
+            Ok::<_, kube::Error>((code, answer.into_body().collect_bytes().await?.to_vec()))
+        };
+        let asked = async { tokio::time::timeout(PATIENCE, asked).await };
+        let answer = match self.runtime.block_on(asked) {
+            Ok(answer) => answer.map_err(|error| failed(&causes(&error))),
+            Err(_) => Err(failed(&format!("no answer within {} s", PATIENCE.as_secs()))),
+        };
+        *lock() = answer.as_ref().err().map(|why| (Instant::now(), why.clone()));
+        answer
+    }
+}
+
+fn read(body: &[u8]) -> Result<Seen, String> {
+    serde_json::from_slice(body).map_err(|error| failed(&error.to_string()))
+}
+
+fn contains(body: &[u8], words: &str) -> bool {
+    String::from_utf8_lossy(body).contains(words)
 }

@@ -137,7 +137,7 @@ impl Gathered {
         world: &World<'_>,
         memory: &mut Memory,
         scope: &Scope,
-        file: Result<&PipelineFile, Option<String>>,
+        (file, commit): (Result<&PipelineFile, Option<String>>, Option<&str>),
         row: StoredPipeline,
         now: Timestamp,
     ) -> Result<Option<Self>, PassError> {
@@ -160,6 +160,7 @@ impl Gathered {
         let pipeline = text.pipeline(&row.id.name, scope.former_points());
         let pipeline = pipeline.map(|pipeline| pipeline.with_manifests(object));
         let runs = run_facts(world, memory, &row.id)?;
+        let digest = || accepted.as_ref().map(|one| one.digest.to_string());
         Ok(Some(Self {
             id: row.id.clone(),
             moved: None,
@@ -177,7 +178,7 @@ impl Gathered {
             seeing: Seeing {
                 stored: Some(row),
                 text: Some(text),
-                revision: accepted.as_ref().map(|one| one.digest.to_string()).unwrap_or_default(),
+                revision: commit.map(str::to_owned).or_else(digest).unwrap_or_default(),
                 fingerprint: accepted,
                 pipeline,
                 ready: false,

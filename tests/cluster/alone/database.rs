@@ -69,24 +69,30 @@ impl WithDatabase {
                 "passwordSecret": {"name": "database", "key": "password"},
             },
         });
-        apply(&[json!({
-            "apiVersion": "v1", "kind": "Secret",
-            "metadata": {"name": "database", "namespace": "argo"},
-            "stringData": {"name": "argo", "password": "unused"},
-        })]);
+        let secret = |name: &str, data: Value| {
+            let metadata = json!({"name": name, "namespace": "argo"});
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
+        };
+        let certificate = |name: &str| std::fs::read_to_string(cache().join("run").join(name));
+        let (own, key) = (certificate("api.crt").unwrap(), certificate("api.key").unwrap());
+        apply(&[
+            secret("database", json!({"name": "argo", "password": "unused"})),
+            secret("argo-tls", json!({"tls.crt": own, "tls.key": key})),
+        ]);
         configure(&persistence.to_string());
         argo(&["--offload"]);
         let port = free_port(BRIDGE);
         let mut command = Command::new(cache().join("bin/argo"));
         command.args(["server", "--auth-mode", "client", "--auth-mode", "server"]);
-        command.args(["--secure=false", "-n", "argo", "--port", &port.to_string()]);
+        command.args(["--tls-certificate-secret-name", "argo-tls", "-n", "argo"]);
+        command.args(["--port", &port.to_string()]);
         let server = Running::of(command, folder.path().join("server.log"));
         wait_for("Argo's server", || listens(BRIDGE, port));
         Self {
             _database: database,
             server,
             _folder: folder,
-            address: format!("http://{BRIDGE}:{port}"),
+            address: format!("https://{BRIDGE}:{port}"),
         }
     }
 }
@@ -139,7 +145,9 @@ fn what_argo_keeps_in_its_database_is_read_from_its_server() {
         labels["workflows.argoproj.io/workflow-archiving-status"] == "Archived"
     });
     user.kubectl(&["delete", "workflow", own]).expect(0);
-    let asking = format!("JUPYTERFLOW_ARGO_SERVER={}", argo.address);
+    let authority = std::fs::read_to_string(cache().join("run/ca.crt")).unwrap();
+    user.write("own/ca.crt", &authority);
+    let asking = format!("JUPYTERFLOW_ARGO_SERVER={} JUPYTERFLOW_ARGO_CA=ca.crt", argo.address);
     let shown = format!("{asking} jupyterflow show {own} --output json");
     let shown = user.types("own", &shown).expect(0).json();
     assert_eq!((&shown["phase"], value(&shown, "tell", "told")), (&"Succeeded".into(), Some(2)));
