@@ -13,7 +13,7 @@ use kube::api::PostParams;
 use kube::{Api, Client, Config};
 use tokio::runtime::Runtime;
 
-use super::error::CliError;
+use super::error::{CliError, Code};
 use super::global::Global;
 use crate::controller::environments::name_of;
 use crate::engine::argo::compile::Site;
@@ -229,6 +229,8 @@ pub fn chosen(global: &Global) -> Result<(EngineName, String), CliError> {
             Ok((EngineName::Argo, why.into()))
         }
         Ok(false) => local("this Jupyter pod may not create Workflows"),
+        // What somebody set up wrongly is no choice.
+        Err(error) if error.code == Code::Usage => Err(error),
         Err(_) => local("this Jupyter pod has no access to its cluster"),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use indexmap::IndexMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
@@ -359,6 +360,7 @@ pub fn status(
     };
     for step in &mut status.steps {
         step.outputs.values_mut().for_each(as_kept);
+        step.params.iter_mut().flat_map(IndexMap::values_mut).for_each(as_kept);
     }
     cut(&mut status);
     status

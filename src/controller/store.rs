@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use super::cache::key_of;
 use super::objects::{Key, Objects, Refused};
 use super::records::{self, Claimed, claimed, version};
-use super::resources::{NotebookPipeline, NotebookRun, PipelineStatus};
+use super::resources::{Execution, NotebookPipeline, NotebookRun, PipelineStatus};
 use crate::plan::{Ledger, Phase, Run, StepRecord};
 use crate::store::{
     Commit, Lease, RunSpec, Shown, StepState, Store, StoreError, StoredPipeline, StoredRun,
@@ -508,17 +508,17 @@ impl<O: Objects> Store for ClusterStore<O> {
             let mut wanted = RunSpec { handle: None, ..spec.clone() };
             // They are long, and no record has them.
             wanted.fingerprint.iter_mut().for_each(|one| one.outlines.clear());
-            let known = execution.is_some_and(|execution| !execution.revision.is_empty());
-            if known && execution.is_some_and(|execution| differs(&execution.spec, &wanted)) {
+            let known = execution.filter(|execution| !execution.revision.is_empty());
+            let other = |it: &Execution| it.revision != *revision || differs(&it.spec, &wanted);
+            if known.is_some_and(other) {
                 // Somebody said already what it executes, which is not known here yet.
                 return Err(StoreError::Conflict);
             }
-            if !known {
+            if known.is_none() {
                 let mut anew = (*there).clone();
                 let (revision, created_at) = (revision.clone(), records::created(&there));
                 let spec = wanted;
-                anew.spec.execution =
-                    Some(super::resources::Execution { revision, created_at, spec });
+                anew.spec.execution = Some(Execution { revision, created_at, spec });
                 match self.objects.replace_run(&anew) {
                     Ok(_) => {}
                     Err(Refused::Conflict | Refused::Gone) => continue,

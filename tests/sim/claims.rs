@@ -365,3 +365,27 @@ fn what_a_person_asked_for_is_executed_as_recorded() {
         }
     }
 }
+
+/// Where the newest commit holds no whole pipeline file, the last good one is in force, and works on that commit.
+#[test]
+fn a_broken_file_leaves_the_commit_in_force() {
+    let server = Server::default();
+    let cluster: Rc<RefCell<Cluster>> = Rc::default();
+    let mut one = Controller::new(&server, &cluster, TICK, &Pause::default());
+    one.source.push();
+    one.pass(now());
+    one.source.save("jupyterflow.yaml", "steps: [", now());
+    let broken = one.source.push();
+    one.pass(later(30));
+    asked(&mut one, None);
+    for _ in 0..3 {
+        one.pass(later(31));
+        cluster.borrow_mut().works();
+    }
+    one.pass(later(31));
+    assert_eq!(one.phases(), [Phase::Succeeded; 2]);
+    for stored in one.store.runs(2).unwrap() {
+        assert_eq!(stored.run.revision, broken, "{}", stored.run.name);
+        assert!(stored.spec.definition.text.contains("schedule"));
+    }
+}

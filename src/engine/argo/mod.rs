@@ -162,13 +162,13 @@ impl ArgoEngine {
 
     /// A Workflow with its nodes, where Argo keeps them in its database. Of one that goes on, it is not held up by
     /// a server that does not say.
-    fn with_nodes(&self, seen: Arc<Seen>) -> Result<Arc<Seen>, Refusal> {
+    fn with_nodes(&self, seen: &Arc<Seen>) -> Result<Arc<Seen>, Refusal> {
         let Some(server) = self.server.as_ref().filter(|_| seen.are_nodes_offloaded()) else {
-            return Ok(seen);
+            return Ok(Arc::clone(seen));
         };
-        match server.with_nodes(&seen) {
+        match server.with_nodes(seen) {
             Err(message) if seen.is_over() => Err(Refusal::passing(message)),
-            found => Ok(found.map_or(seen, Arc::new)),
+            found => Ok(found.map_or_else(|_| Arc::clone(seen), Arc::new)),
         }
     }
 
@@ -477,10 +477,15 @@ impl Engine for ArgoEngine {
             }
         };
         let seen = match there {
-            Some(seen) => self.with_nodes(seen).map_err(failed)?,
-            None => match self.archived(uid).map_err(failed)? {
-                Some(seen) => seen,
-                None => return Ok(Report::Vanished),
+            Some(seen) => match self.with_nodes(&seen) {
+                // A person who wants its end waits for no server.
+                Err(refusal) if !run.stop_requested => return Err(failed(refusal)),
+                whole => whole.unwrap_or(seen),
+            },
+            None => match self.archived(uid) {
+                Ok(Some(seen)) => seen,
+                Err(refusal) if !run.stop_requested => return Err(failed(refusal)),
+                _ => return Ok(Report::Vanished),
             },
         };
         let pipeline = run.definition().ok_or_else(|| failed(Refusal::lasting(UNREADABLE)))?;

@@ -85,6 +85,15 @@ impl ArgoServer {
         let mut config = Config::new(url.ok_or_else(|| failed("http:// or https://, and a host"))?);
         config.root_cert = address.certificates.as_deref().map(certificates).transpose()?;
         config.auth_info = if let Some(path) = &address.token {
+            let shown = path.display();
+            let token = std::fs::read_to_string(path);
+            let token = token.map_err(|error| failed(&format!("{shown}: {error}")))?;
+            if token.is_empty() || token.contains(char::is_whitespace) {
+                return Err(failed(&format!(
+                    "{shown} holds more than a token, such as a line break"
+                )));
+            }
+            // It may be another later.
             let token_file = Some(path.to_string_lossy().into_owned());
             AuthInfo { token_file, ..AuthInfo::default() }
         } else {
@@ -105,15 +114,15 @@ impl ArgoServer {
     pub fn archived(&self, uid: &str) -> Result<Option<Seen>, String> {
         match self.ask("/api/v1/archived-workflows", uid)? {
             (200, body) => read(&body).map(Some),
-            // Of an archive's own trouble nothing follows; without one there never is more to know.
-            (500.., body) if !contains(&body, "not supported") => {
-                Err(failed("its archive cannot be read"))
-            }
-            _ => Ok(None),
+            (403 | 404, _) => Ok(None),
+            // It has no archive.
+            (500.., body) if contains(&body, "not supported") => Ok(None),
+            // Of its own trouble, or of ours with it, nothing follows.
+            (code, _) => Err(failed(&format!("its archive answers {code}"))),
         }
     }
 
-    /// A Workflow with its nodes, which are asked for once in each version.
+    /// A Workflow with its nodes, which are asked for once in each version; as it is where the server will not tell.
     ///
     /// # Errors
     /// In words: it does not say.
@@ -129,7 +138,10 @@ impl ArgoServer {
             let path = format!("/api/v1/workflows/{}", text(&metadata.namespace));
             let nodes = match self.ask(&path, &text(&metadata.name))? {
                 (200, body) => read(&body)?.status.nodes.unwrap_or_default(),
-                (code, _) => return Err(failed(&format!("it answers {code}"))),
+                (code @ (408 | 429 | 500..), _) => {
+                    return Err(failed(&format!("it answers {code}")));
+                }
+                _ => return Ok(seen.clone()),
             };
             let nodes = Arc::new(nodes);
             let mut known = lock();
@@ -158,18 +170,19 @@ impl ArgoServer {
         }
         let request = kube::core::Request::new(folder).get(name, &GetParams::default());
         let request = request.map_err(|error| failed(&causes(&error)))?;
-        let asked = async {
-            let answer = self.client.send(request.map(Body::from)).await?;
-            let code = answer.status().as_u16();
-            Ok::<_, kube::Error>((code, answer.into_body().collect_bytes().await?.to_vec()))
-        };
-        let asked = async { tokio::time::timeout(PATIENCE, asked).await };
-        let answer = match self.runtime.block_on(asked) {
+        let answer = self.wait(self.client.send(request.map(Body::from)));
+        *lock() = answer.as_ref().err().map(|why| (Instant::now(), why.clone()));
+        let answer = answer?;
+        let code = answer.status().as_u16();
+        // One that is long says nothing of others.
+        Ok((code, self.wait(answer.into_body().collect_bytes())?.to_vec()))
+    }
+
+    fn wait<T>(&self, asked: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+        match self.runtime.block_on(async { tokio::time::timeout(PATIENCE, asked).await }) {
             Ok(answer) => answer.map_err(|error| failed(&causes(&error))),
             Err(_) => Err(failed(&format!("no answer within {} s", PATIENCE.as_secs()))),
-        };
-        *lock() = answer.as_ref().err().map(|why| (Instant::now(), why.clone()));
-        answer
+        }
     }
 }
 
