@@ -216,7 +216,10 @@ impl Simulation {
         }
         stored.run.revision = present.digest.to_string();
         stored.spec.fingerprint = Some(present);
-        self.store.update_spec(&stored.run, &stored.spec)?;
+        // In a cluster its pods tell so, and its record stays what it was claimed for.
+        if !self.store.announces() {
+            self.store.update_spec(&stored.run, &stored.spec)?;
+        }
         Ok(false)
     }
 
