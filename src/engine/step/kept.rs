@@ -4,7 +4,7 @@
 
 use crate::plan::Phase;
 use crate::source::Source;
-use crate::spec::{Pipeline, Step};
+use crate::spec::{Keep, Pipeline, Step, Work};
 use crate::store::StepState;
 
 /// Why nothing can be kept.
@@ -16,8 +16,14 @@ pub struct NotKept {
     pub hint: String,
 }
 
+/// Whether what a step made went with its run: an object without a condition of success is there to be used.
+fn is_gone(step: &Step) -> bool {
+    let Work::Resource(resource) = step.work() else { return false };
+    resource.success.is_none() && resource.keep != Keep::Always
+}
+
 /// The states that a retry from a step keeps, of all those that a run left: of every step that succeeded, but for
-/// that one and those behind it.
+/// that one and those behind it, and for objects that went with that run, which are made anew.
 ///
 /// # Errors
 /// The pipeline has no such step, or one that it needs did not succeed.
@@ -50,7 +56,8 @@ pub fn kept(
     let stays = |state: &&StepState| {
         let own = |at: &usize| steps[*at].name() == state.record.base_name();
         let at = (0..steps.len()).find(own);
-        at.is_some_and(|at| !behind(at) && succeeded(steps[at].name()))
+        let keeps = |at: usize| !behind(at) && succeeded(steps[at].name()) && !is_gone(&steps[at]);
+        at.is_some_and(keeps)
     };
     Ok(states.iter().filter(stays).cloned().collect())
 }
@@ -81,6 +88,21 @@ mod tests {
         let mut record = StepRecord::pending(name, index, String::new());
         record.phase = phase;
         StepState { record, failures: 0, interruptions: 0 }
+    }
+
+    #[test]
+    fn an_object_that_went_with_its_run_is_made_anew() {
+        let object = "manifest: {apiVersion: v1, kind: Service}";
+        let yaml = format!(
+            "steps:\n  gone: {{resource: {{{object}}}}}\n  done: {{resource: {{{object}, success: s}}}}\n  \
+             stays: {{resource: {{{object}, keep: always}}}}\n  \
+             ask: {{run: x, needs: [gone, done, stays]}}\n"
+        );
+        let documents = parse(&yaml, "j", "f", 100);
+        let states = ["gone", "done", "stays"].map(|name| state(name, None, Phase::Succeeded));
+        let kept = kept(&documents.pipelines[0], &states, "ask").unwrap();
+        let names: Vec<&str> = kept.iter().map(|state| state.record.name.as_str()).collect();
+        assert_eq!(names, ["done", "stays"]);
     }
 
     #[test]
