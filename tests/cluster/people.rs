@@ -199,16 +199,8 @@ fn a_retry_from_a_step_keeps_what_came_before() {
         assert_eq!((fit(&last), lines(folder).len()), (fit(first), 4), "{last}");
         // What is another by now is not used.
         let model = fit(first)[0]["artifacts"][0]["path"].as_str().unwrap().to_owned();
-        std::fs::write(
-            user.path(folder).join(
-                model
-                    .rsplit_once("jupyterflow-runs")
-                    .map(|(_, end)| format!("jupyterflow-runs{end}"))
-                    .unwrap(),
-            ),
-            "9",
-        )
-        .unwrap();
+        let (_, model) = model.split_once("jupyterflow-runs/").unwrap();
+        std::fs::write(user.path(folder).join("jupyterflow-runs").join(model), "9").unwrap();
         format!("{retry} report --output json")
     };
     user.write("own/jupyterflow.yaml", BROKEN);

@@ -157,12 +157,12 @@ fn bare(site: &Site, pipeline: &Pipeline, spec: &RunSpec) -> Result<Workflow, St
         dag: Some(Dag {
             // What does not depend on a failed step goes on.
             fail_fast: false,
-            tasks: own.iter().map(|&at| task(pipeline, &tasks, &own, at)).collect(),
+            tasks: own.iter().map(|&at| task(pipeline, spec, &tasks, at)).collect(),
         }),
         ..Template::default()
     }];
     for &at in &own {
-        let mut made = step(site, pipeline, &tasks, &own, at)?;
+        let mut made = step(site, (pipeline, spec), &tasks, at)?;
         let carry = |one| artifacts::carry(site, pipeline, (&tasks, &spec.kept), at, one);
         made.iter_mut().for_each(carry);
         templates.extend(made);
@@ -210,17 +210,17 @@ fn of_step(task: &str) -> String {
 }
 
 /// The task of a step among those that are executed.
-fn task(pipeline: &Pipeline, tasks: &[String], own: &[usize], at: usize) -> DagTask {
-    let step = &pipeline.steps()[at];
-    let needs = pipeline.graph().needs(at).iter().filter(|need| own.contains(need));
+fn task(pipeline: &Pipeline, spec: &RunSpec, tasks: &[String], at: usize) -> DagTask {
+    let (steps, step) = (pipeline.steps(), &pipeline.steps()[at]);
+    let needs = pipeline.graph().needs(at).iter();
+    let needs = needs.filter(|need| !spec.keeps(steps[**need].name()));
     let needed = needs.map(|&need| {
-        let allowed = pipeline.steps()[need].best().map_or(0, |best| best.allow_failed);
+        let allowed = steps[need].best().map_or(0, |best| best.allow_failed);
         let word = if allowed > 0 { "AnySucceeded" } else { "Succeeded" };
         format!("{}.{word}", tasks[need])
     });
-    let mut arguments: Vec<Parameter> = wants(pipeline, at)
+    let mut arguments: Vec<Parameter> = wants(pipeline, spec, at)
         .into_iter()
-        .filter(|other| own.contains(other))
         .map(|other| {
             let task = &tasks[other];
             let value = format!("{{{{tasks.{task}.outputs.parameters.{TOLD}}}}}");
@@ -242,8 +242,8 @@ fn task(pipeline: &Pipeline, tasks: &[String], own: &[usize], at: usize) -> DagT
 }
 
 /// The steps whose results a step must see: those that it refers to, and those of its needs whose sweep
-/// may have failed although its points did not.
-pub(super) fn wants(pipeline: &Pipeline, at: usize) -> Vec<usize> {
+/// may have failed although its points did not; of those that this run executes.
+pub(super) fn wants(pipeline: &Pipeline, spec: &RunSpec, at: usize) -> Vec<usize> {
     let step = &pipeline.steps()[at];
     let mut named: Vec<String> = Vec::new();
     let mut visit = |reference: &Reference| named.extend(reference.step().map(str::to_owned));
@@ -265,8 +265,9 @@ pub(super) fn wants(pipeline: &Pipeline, at: usize) -> Vec<usize> {
     let needs = pipeline.graph().needs(at);
     let wanted = |other: &usize| {
         let other_step = &pipeline.steps()[*other];
-        named.iter().any(|name| name == other_step.name())
-            || (needs.contains(other) && other_step.best().is_some())
+        let wanted = named.iter().any(|name| name == other_step.name())
+            || (needs.contains(other) && other_step.best().is_some());
+        wanted && !spec.keeps(other_step.name())
     };
     (0..pipeline.steps().len()).filter(wanted).collect()
 }
@@ -274,15 +275,14 @@ pub(super) fn wants(pipeline: &Pipeline, at: usize) -> Vec<usize> {
 /// The templates of a step: its pod, and around it, where failures are tried again, a graph of one task.
 fn step(
     site: &Site,
-    pipeline: &Pipeline,
+    (pipeline, spec): (&Pipeline, &RunSpec),
     tasks: &[String],
-    own: &[usize],
     at: usize,
 ) -> Result<Vec<Template>, String> {
     let step = &pipeline.steps()[at];
     let swept = !step.sweep().is_empty();
-    let wanted = wants(pipeline, at).into_iter().filter(|other| own.contains(other));
-    let mut given: Vec<String> = wanted.map(|other| of_step(&tasks[other])).collect();
+    let wanted = wants(pipeline, spec, at);
+    let mut given: Vec<String> = wanted.iter().map(|&other| of_step(&tasks[other])).collect();
     given.extend(swept.then(|| "index".to_owned()));
     let inputs = |names: &[String]| Arguments::of(names.iter().map(Parameter::named).collect());
     let name = &tasks[at];

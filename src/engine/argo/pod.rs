@@ -246,12 +246,6 @@ impl Pod<'_> {
         (self.assignment.run.name.as_str(), &self.assignment.spec.kept)
     }
 
-    /// The steps of this run whose results this one must see.
-    fn wants(&self) -> Vec<usize> {
-        let own = |step: &usize| !self.assignment.spec.keeps(self.pipeline.steps()[*step].name());
-        wants(self.pipeline, self.task.step).into_iter().filter(own).collect()
-    }
-
     /// What is gone of the files of an earlier run that this step takes up. In a checkout they are looked at as they
     /// are placed.
     fn missing(&mut self) -> Option<String> {
@@ -270,7 +264,7 @@ impl Pod<'_> {
     /// Points of a sweep that told nothing did not succeed: all have ended before this step begins, and
     /// Argo passes on the words of those that did.
     fn add_the_silent(&self, told: &mut Vec<Attempt>, now: Timestamp) {
-        for need in self.wants() {
+        for need in wants(self.pipeline, &self.assignment.spec, self.task.step) {
             let step = &self.pipeline.steps()[need];
             for index in 0..step.points().len() {
                 let known =
@@ -292,7 +286,7 @@ impl Pod<'_> {
         if matches!(self.files, Files::Folder) {
             return Ok(());
         }
-        let wants = self.wants();
+        let wants = wants(self.pipeline, &self.assignment.spec, self.task.step);
         let ancestors = self.pipeline.graph().ancestors(self.task.step);
         let further: Vec<&str> = ancestors
             .iter()

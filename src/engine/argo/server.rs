@@ -1,7 +1,7 @@
 //! Argo's own server, where there is one: it alone can say what lies in Argo's database, which is Workflows that
 //! were archived, and nodes that were too many for an object.
 //!
-//! Owns the one question that it is asked. What it answers is a Workflow like any other.
+//! Owns the questions that it is asked, of an archived Workflow and of nodes, and when it is left alone.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -51,8 +51,8 @@ impl Attempt {
     }
 }
 
-/// The board of a run, with what it keeps of an earlier one, after all that was told. Attempts of steps that the pipeline lacks, and of steps
-/// that ended before, tell nothing.
+/// The board of a run, with what it keeps of an earlier one, after all that was told. Attempts of
+/// steps that the pipeline lacks, and of steps that ended before, tell nothing.
 pub fn retell<'a>(
     pipeline: &'a Pipeline,
     (run, kept): (&str, &[StepState]),
