@@ -3,8 +3,10 @@
 //! Owns waiting, and which of several controllers works. What a pass does is the loop's; where things are
 //! kept is the room's of the same name.
 
+mod backfills;
 mod describe;
 mod repositories;
+mod troubles;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use tracing::{error, info, warn};
 
 use self::describe::Describing;
 use self::repositories::Repositories;
+use self::troubles::Troubles;
 use super::cluster::{Cluster, program_image};
 use super::error::{CliError, Code};
 use super::global::Global;
@@ -49,11 +52,6 @@ const FIRST: Duration = Duration::from_secs(60);
 
 /// Passes have at least this between them, whatever happens.
 const REST: Duration = Duration::from_millis(100);
-
-/// What failed is tried again after so long, what another was first at after less.
-const AGAIN: Duration = Duration::from_secs(5);
-const LACKING: Duration = Duration::from_secs(30);
-const SOON: Duration = Duration::from_millis(300);
 
 /// Looks are no further apart, whatever sources say.
 const LOOKS: Duration = Duration::from_secs(60);
@@ -340,6 +338,7 @@ impl Controller {
         let mut troubles = Troubles::default();
         self.upkeep(now, &mut troubles);
         let mut all = Look::default();
+        let mut asked = self.asked(&mut troubles);
         for at in 0..self.lanes.len() {
             let Self { lanes, store, engine, .. } = self;
             let Lane { name, scope, source, checks, memory, .. } = &mut lanes[at];
@@ -352,7 +351,9 @@ impl Controller {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let applied = act(store, engine, scope, &look, now)?;
+            self.backfill(at, &mut look, &mut asked, now, &mut troubles);
+            let Self { lanes, store, engine, .. } = self;
+            let applied = act(store, engine, &lanes[at].scope, &look, now)?;
             troubles.soon |= !applied.conflicts.is_empty();
             applied.failed.iter().for_each(|error| troubles.note(error));
             applied.refused.iter().for_each(|error| troubles.note(error));
@@ -403,7 +404,8 @@ impl Controller {
             warn!("warning: pipeline {name} has no cursors; its records tell them");
         }
         let served: Vec<String> = self.served.iter().map(|one| one.source.qualified()).collect();
-        let is_served = |name: &str| served.iter().any(|one| one == name);
+        let sees = |name: &str| self.sources.sees(name);
+        let is_served = |name: &str| !sees(name) || served.iter().any(|one| one == name);
         for id in troubles.of_each(self.store.orphan(is_served, now)) {
             info!(pipeline = %id, "{id}: Orphaned: its source is gone");
             self.describing().orphaned(&id);
@@ -417,6 +419,9 @@ impl Controller {
         }
         for name in troubles.of_each(self.store.sweep()) {
             info!(run = name, "removed record {name}, which nobody claimed");
+        }
+        for name in troubles.of_each(self.store.let_go()) {
+            info!(run = name, "run {name} counts no more: its record was deleted while it ran");
         }
         let refreshed = self.refresh(now, &mut troubles.waits);
         troubles.of(refreshed);
@@ -535,55 +540,6 @@ impl Controller {
             }
         }
         Ok(self.store.forget(&going)?)
-    }
-}
-
-/// What went wrong in a pass, and holds up nothing else.
-#[derive(Default)]
-struct Troubles {
-    words: BTreeSet<String>,
-    /// When a commit may come into force without any poll.
-    next: Option<Timestamp>,
-    /// Whether another was first at something.
-    soon: bool,
-    /// Whether a run was released that has not begun: Argo may have missed it, and tells nothing then.
-    waits: bool,
-    /// When to look at pods that do not begin.
-    pods: Option<Duration>,
-    /// Whether a person has to provide something.
-    lacks: bool,
-}
-
-impl Troubles {
-    fn note(&mut self, error: impl std::fmt::Display) {
-        self.words.insert(error.to_string());
-    }
-
-    /// What was done, or nothing.
-    fn of<T: Default>(&mut self, done: Result<T, impl std::fmt::Display>) -> T {
-        done.unwrap_or_else(|error| {
-            self.note(error);
-            T::default()
-        })
-    }
-
-    /// All that was done, each for itself.
-    fn of_each<T>(&mut self, all: Vec<Result<T, String>>) -> Vec<T> {
-        all.into_iter().filter_map(|done| done.map_err(|error| self.note(error)).ok()).collect()
-    }
-
-    /// When to try again though nothing tells that it may do better.
-    fn tries(&self, now: Timestamp) -> impl Iterator<Item = Timestamp> + use<> {
-        let again = (self.waits || !self.words.is_empty()).then_some(AGAIN);
-        let soon = self.soon.then_some(SOON);
-        let lacks = self.lacks.then_some(LACKING);
-        again
-            .into_iter()
-            .chain(soon)
-            .chain(lacks)
-            .chain(self.pods)
-            .filter_map(move |length| now.checked_add(length).ok())
-            .chain(self.next)
     }
 }
 

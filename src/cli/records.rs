@@ -97,7 +97,9 @@ pub fn find(global: &Global, place: &Where, name: &str) -> Result<Found, CliErro
         }
         here => here,
     };
-    let records = Records::at_hand(global, Need::Look)?;
+    // Where it is not here, records that cannot be read are no reason to call it nowhere.
+    let need = if here.is_some() { Need::Look } else { Need::All };
+    let records = Records::at_hand(global, need)?;
     let runs = records.as_ref().map(|records| records.runs(usize::MAX)).transpose()?;
     let there = named_run(runs.as_deref().unwrap_or_default(), name)?.cloned();
     match (here, records.zip(there)) {
@@ -279,7 +281,14 @@ impl Records {
     /// # Errors
     /// The store's.
     pub fn run(&self, name: &RunName) -> Result<Option<Run>, CliError> {
-        Ok(self.store.run(name.as_str())?.map(|stored| stored.run))
+        let known = self.store.run(name.as_str())?;
+        // A watch that begins anew may not show what is new.
+        if known.is_none() {
+            let read = self.store.objects().read_run(&self.key_of(name));
+            read.map_err(|why| self.error("read a run", &why))?;
+        }
+        let known = known.map_or_else(|| self.store.run(name.as_str()), |known| Ok(Some(known)))?;
+        Ok(known.map(|stored| stored.run))
     }
 
     /// A pipeline by its name where that is unique, else by `FOLDER:NAME` or the name of its object.

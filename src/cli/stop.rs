@@ -73,8 +73,9 @@ fn there(global: &Global, records: &Records, stored: &StoredRun) -> Result<Code,
         match records.run(name)? {
             Some(run) if run.phase.is_ended() => return ended(global, &run),
             Some(_) => pause(100),
-            // Its record went while nobody looked.
-            None => return Ok(Code::Done),
+            None => {
+                return Err(CliError::failed(format!("run {name} was deleted while it ended")));
+            }
         }
     }
     Err(late(name))

@@ -17,6 +17,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::cache::{Cache, key_of};
@@ -270,6 +271,16 @@ impl Objects for Kubernetes {
         let api = self.pipelines_in(wanted.namespace().as_deref());
         let answer = self.ask(api.replace_status(&wanted.name_any(), &own(), wanted))?;
         Ok(self.pipelines.take(answer))
+    }
+
+    fn clear_annotation(&self, of: &NotebookPipeline, name: &str) -> Result<(), Refused> {
+        let api = self.pipelines_in(of.namespace().as_deref());
+        let patch = Patch::Merge(json!({"metadata": {
+            "resourceVersion": of.metadata.resource_version, "annotations": {name: null},
+        }}));
+        let answer = self.ask(api.patch(&of.name_any(), &PatchParams::default(), &patch))?;
+        self.pipelines.take(answer);
+        Ok(())
     }
 
     fn read_run(&self, key: &Key) -> Result<Option<Arc<NotebookRun>>, Refused> {

@@ -62,6 +62,8 @@ pub trait Objects {
     fn apply_pipeline(&self, wanted: &NotebookPipeline) -> Result<Arc<NotebookPipeline>, Refused>;
     /// Writes a pipeline's status, against the version in it.
     fn write_pipeline(&self, wanted: &NotebookPipeline) -> Result<Arc<NotebookPipeline>, Refused>;
+    /// Takes an annotation from a pipeline, against the version in it.
+    fn clear_annotation(&self, of: &NotebookPipeline, name: &str) -> Result<(), Refused>;
 
     /// A run as the server has it now.
     fn read_run(&self, key: &Key) -> Result<Option<Arc<NotebookRun>>, Refused>;

@@ -32,6 +32,8 @@ pub const FILE: &str = "jupyterflow.io/file";
 pub const PUBLISHED: &str = "jupyterflow.io/published";
 /// The annotation by which people suspend a pipeline: `true`.
 pub const SUSPEND: &str = "jupyterflow.io/suspend";
+/// The annotation by which people ask for runs of past instants: `FROM..TO`. It goes once they are claimed.
+pub const BACKFILL: &str = "jupyterflow.io/backfill";
 /// The annotation by which a run that is asked for names the step from which it repeats another.
 pub const FROM: &str = "jupyterflow.io/from";
 /// The annotation of a run with the version of its pipeline that it was planned from.
@@ -241,6 +243,19 @@ pub fn is_sound(run: &NotebookRun, id: &PipelineId) -> bool {
     let own = RunId::new(id, trigger.kind, &trigger.key);
     let name = own.name(&id.name, trigger.scheduled_at);
     own == run.spec.identity && run.name_any() == name.as_str()
+}
+
+/// The pipeline that a record names.
+pub fn pipeline_of(run: &NotebookRun) -> Key {
+    Key { namespace: run.namespace().unwrap_or_default(), name: run.spec.pipeline.clone() }
+}
+
+/// Whether what a run executes is another, but for what its record leaves out.
+pub fn differs(kept: &RunSpec, wanted: &RunSpec) -> bool {
+    let digest = |spec: &RunSpec| spec.fingerprint.as_ref().map(|one| one.digest.clone());
+    kept.definition != wanted.definition
+        || digest(kept) != digest(wanted)
+        || kept.kept != wanted.kept
 }
 
 /// A run as the loop knows it; none where its record is not sound.

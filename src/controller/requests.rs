@@ -1,4 +1,5 @@
-//! What people ask of a controller, as it reads it: a run, the end of one, a pipeline's suspension.
+//! What people ask of a controller, as it reads it: a run, the end of one, a pipeline's suspension, runs of past
+//! instants.
 //!
 //! Owns how each is written. Whoever may write these few things needs no other right: an admission policy keeps
 //! people to them (`manifests`).
@@ -14,11 +15,14 @@ use tokio::runtime::Runtime;
 
 use super::kubernetes::ask;
 use super::objects::{Key, Refused};
-use super::records::{self, FROM, SUSPEND};
+use super::records::{self, BACKFILL, FROM, SUSPEND};
 use super::resources::{NotebookPipeline, NotebookRun, NotebookRunSpec};
 use crate::engine::argo::answer;
 use crate::plan::Trigger;
 use crate::types::{PipelineId, RunId, RunName, TriggerKind, causes};
+
+/// So many runs of past instants may be asked for at a time.
+pub const MOST_BACKFILLED: usize = 100;
 
 /// A connection by which people ask.
 pub struct Requests {
@@ -124,6 +128,17 @@ impl Requests {
         let word = suspended.then_some("true");
         let patch = Patch::Merge(json!({"metadata": {"annotations": {SUSPEND: word}}}));
         ask(&self.runtime, api.patch(&pipeline.name, &PatchParams::default(), &patch)).map(|_| ())
+    }
+
+    /// Asks for runs of a pipeline's past instants, `FROM..TO`. Says in which version it does.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn backfill(&self, pipeline: &Key, words: &str) -> Result<i64, Refused> {
+        let api: Api<NotebookPipeline> = Api::namespaced(self.client.clone(), &pipeline.namespace);
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {BACKFILL: words}}}));
+        let asked = ask(&self.runtime, api.patch(&pipeline.name, &PatchParams::default(), &patch))?;
+        Ok(records::version(&asked.metadata).unwrap_or(0))
     }
 
     /// The pods of a run, oldest first.

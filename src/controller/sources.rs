@@ -96,6 +96,12 @@ impl Sources {
         self.own.is_ready() && self.shared.as_ref().is_none_or(|shared| shared.is_ready())
     }
 
+    /// Whether a source of that name would be known here. A controller of one namespace knows none of the cluster's,
+    /// and has no say of their pipelines.
+    pub fn sees(&self, name: &str) -> bool {
+        self.shared.is_some() || name.contains('/')
+    }
+
     /// All that are served, by name. One that is on its way out is none.
     pub fn served(&self) -> Vec<Served> {
         let own = self.own.all();

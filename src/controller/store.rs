@@ -11,13 +11,13 @@ use kube::ResourceExt;
 
 use super::cache::key_of;
 use super::objects::{Key, Objects, Refused};
-use super::records::{self, Claimed, claimed, version};
+use super::records::{self, Claimed, claimed, pipeline_of, version};
 use super::resources::{Execution, NotebookPipeline, NotebookRun, PipelineStatus};
 use crate::plan::{Ledger, Phase, Run, StepRecord};
 use crate::store::{
     Commit, Lease, RunSpec, Shown, StepState, Store, StoreError, StoredPipeline, StoredRun,
 };
-use crate::types::{PipelineId, RunName, TriggerKind};
+use crate::types::{PipelineId, RunName, Timestamp, TriggerKind};
 
 /// A write that others came before is tried anew so often; then the next pass does.
 const TRIES: usize = 5;
@@ -95,6 +95,25 @@ impl<O: Objects> ClusterStore<O> {
             let id = records::identity(&pipeline)?;
             records::is_sound(&run, &id).then_some((run, pipeline))
         })
+    }
+
+    /// A run that counts: not the record of one that nobody claimed. One that its pipeline does not hold (any
+    /// more) is read, since its end, which was written before that, may come later by the watch of runs.
+    fn counted(
+        &self,
+        mut run: Arc<NotebookRun>,
+        pipeline: &NotebookPipeline,
+    ) -> Result<Option<StoredRun>, StoreError> {
+        let at = version(&pipeline.metadata);
+        if matches!(claimed(&run, Some(pipeline)), Claimed::Nobodys(planned) if at > Some(planned))
+        {
+            let key = key_of(&*run);
+            let read = self.objects.read_run(&key).map_err(failed(format!("read run {key}")))?;
+            let Some(read) = read else { return Ok(None) };
+            run = read;
+        }
+        let nobodys = matches!(claimed(&run, Some(pipeline)), Claimed::Nobodys(_));
+        Ok(records::stored_run(&run, pipeline).filter(|_| !nobodys))
     }
 
     /// Writes the record of a claim. Of one that is there already what it is counts, where it was planned
@@ -263,16 +282,6 @@ impl<O: Objects> ClusterStore<O> {
     }
 }
 
-/// A run that counts: not the record of one that nobody claimed.
-fn counted(run: &NotebookRun, pipeline: &NotebookPipeline) -> Option<StoredRun> {
-    let nobodys = matches!(claimed(run, Some(pipeline)), Claimed::Nobodys(_));
-    records::stored_run(run, pipeline).filter(|_| !nobodys)
-}
-
-pub(super) fn pipeline_of(run: &NotebookRun) -> Key {
-    Key { namespace: run.namespace().unwrap_or_default(), name: run.spec.pipeline.clone() }
-}
-
 fn records_of(steps: &[&StepState]) -> Vec<StepRecord> {
     steps.iter().map(|state| state.record.clone()).collect()
 }
@@ -300,9 +309,12 @@ impl<O: Objects> Store for ClusterStore<O> {
                 runs.extend(read.map_err(failed(format!("read run {name}")))?);
             }
         }
-        let known = runs.iter().filter_map(|run| counted(run, &pipeline));
-        let (mut ended, mut open): (Vec<_>, Vec<_>) =
-            known.partition(|stored| stored.run.phase.is_ended());
+        let (mut ended, mut open) = (Vec::new(), Vec::new());
+        for run in runs {
+            // One that cannot be read holds up no other.
+            let Ok(Some(stored)) = self.counted(run, &pipeline) else { continue };
+            if stored.run.phase.is_ended() { &mut ended } else { &mut open }.push(stored);
+        }
         open.sort_by(|a, b| order(&a.run).cmp(&order(&b.run)));
         ended.sort_by_key(|stored| std::cmp::Reverse(stored.ended));
         ended.truncate(RECENT);
@@ -311,12 +323,11 @@ impl<O: Objects> Store for ClusterStore<O> {
     }
 
     fn runs(&self, limit: usize) -> Result<Vec<StoredRun>, StoreError> {
-        let all = self.objects.runs();
-        let known = all.iter().filter_map(|run| {
-            let pipeline = self.objects.pipeline(&pipeline_of(run))?;
-            counted(run, &pipeline)
-        });
-        let mut known: Vec<StoredRun> = known.collect();
+        let mut known = Vec::new();
+        for run in self.objects.runs() {
+            let Some(pipeline) = self.objects.pipeline(&pipeline_of(&run)) else { continue };
+            known.extend(self.counted(run, &pipeline).ok().flatten());
+        }
         known.sort_by(|a, b| order(&b.run).cmp(&order(&a.run)));
         known.truncate(limit);
         Ok(known)
@@ -331,10 +342,7 @@ impl<O: Objects> Store for ClusterStore<O> {
                 Claimed::Ended | Claimed::Nobodys(_) => None,
             }
         });
-        let mut busy: Vec<PipelineId> = busy.collect();
-        busy.sort();
-        busy.dedup();
-        Ok(busy)
+        Ok(busy.collect::<std::collections::BTreeSet<_>>().into_iter().collect())
     }
 
     fn is_in_place(&self) -> bool {
@@ -362,7 +370,7 @@ impl<O: Objects> Store for ClusterStore<O> {
     }
 
     fn run(&self, name: &str) -> Result<Option<StoredRun>, StoreError> {
-        Ok(self.record(name).and_then(|(run, pipeline)| counted(&run, &pipeline)))
+        self.record(name).map_or(Ok(None), |(run, pipeline)| self.counted(run, &pipeline))
     }
 
     fn announces(&self) -> bool {
@@ -509,7 +517,8 @@ impl<O: Objects> Store for ClusterStore<O> {
             // They are long, and no record has them.
             wanted.fingerprint.iter_mut().for_each(|one| one.outlines.clear());
             let known = execution.filter(|execution| !execution.revision.is_empty());
-            let other = |it: &Execution| it.revision != *revision || differs(&it.spec, &wanted);
+            let differs = |it: &Execution| records::differs(&it.spec, &wanted);
+            let other = |it: &Execution| it.revision != *revision || differs(it);
             if known.is_some_and(other) {
                 // Somebody said already what it executes, which is not known here yet.
                 return Err(StoreError::Conflict);
@@ -585,15 +594,7 @@ impl<O: Objects> Store for ClusterStore<O> {
     }
 }
 
-/// Whether what a run executes is another, but for what its record leaves out.
-fn differs(kept: &RunSpec, wanted: &RunSpec) -> bool {
-    let digest = |spec: &RunSpec| spec.fingerprint.as_ref().map(|one| one.digest.clone());
-    kept.definition != wanted.definition
-        || digest(kept) != digest(wanted)
-        || kept.kept != wanted.kept
-}
-
-/// The order in which runs were claimed.
-fn order(run: &Run) -> (crate::types::Timestamp, &RunName) {
+/// The order of claims.
+fn order(run: &Run) -> (Timestamp, &RunName) {
     (run.created_at, &run.name)
 }

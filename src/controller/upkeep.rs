@@ -1,13 +1,14 @@
 //! What keeps the memory of a cluster in order between passes.
 //!
-//! Owns three things: what people say by annotations, cursors that were lost, and records that nobody claimed.
+//! Owns four things: what people say by annotations, cursors that were lost, records that nobody claimed, and runs
+//! whose records are gone.
 
 use kube::ResourceExt;
 
 use super::cache::key_of;
 use super::objects::{Key, Objects, Refused};
-use super::records::{self, Claimed, claimed, version};
-use super::store::{ClusterStore, pipeline_of};
+use super::records::{self, Claimed, claimed, pipeline_of, version};
+use super::store::ClusterStore;
 use crate::plan::{Ledger, Phase, Reason, rebuilt};
 use crate::store::{Shown, StoreError};
 use crate::types::{PipelineId, Timestamp};
@@ -24,6 +25,37 @@ impl<O: Objects> ClusterStore<O> {
             (cursors.suspended.is_some() != wanted).then_some((id, wanted))
         });
         asked.collect()
+    }
+
+    /// What people want made up for, in their words.
+    pub fn backfills(&self) -> Vec<(PipelineId, String)> {
+        let all = self.objects.pipelines();
+        let asked = all.iter().filter_map(|pipeline| {
+            let words = pipeline.annotations().get(records::BACKFILL)?.clone();
+            Some((records::identity(pipeline)?, words))
+        });
+        asked.collect()
+    }
+
+    /// Whether a pipeline's source is known to show it no more.
+    pub fn is_orphaned(&self, id: &PipelineId) -> bool {
+        let cursors = self.object(id).and_then(|one| one.status.as_ref()?.cursors.clone());
+        cursors.is_some_and(|cursors| cursors.orphaned.is_some())
+    }
+
+    /// Takes note that what these words want is done, unless a person wants another thing by now.
+    ///
+    /// # Errors
+    /// In words: what the server refuses.
+    pub fn backfilled(&self, id: &PipelineId, words: &str) -> Result<(), String> {
+        let Some(pipeline) = self.object(id) else { return Ok(()) };
+        if pipeline.annotations().get(records::BACKFILL).is_none_or(|own| own != words) {
+            return Ok(());
+        }
+        match self.objects.clear_annotation(&pipeline, records::BACKFILL) {
+            Ok(()) | Err(Refused::Conflict | Refused::Gone | Refused::Exists) => Ok(()),
+            Err(refused) => Err(format!("failed to take note of a backfill of {id}: {refused}")),
+        }
     }
 
     /// Takes note of pipelines whose source is none any more: they start nothing until it is there again. A
@@ -146,6 +178,43 @@ impl<O: Objects> ClusterStore<O> {
             known.iter().map(|one| (&one.run, one.ended, one.spec.fingerprint.as_ref())).collect();
         status.cursors = Some(rebuilt(&all));
         self.write_pipeline(&pipeline, status).map(|_| true)
+    }
+
+    /// Lets pipelines go of runs whose records somebody removed while they were at work. Says which runs, and what the
+    /// server refuses.
+    pub fn let_go(&self) -> Vec<Result<String, String>> {
+        let mut gone = Vec::new();
+        for pipeline in self.objects.pipelines() {
+            let Some(status) = pipeline.status.as_ref().filter(|one| !one.active.is_empty()) else {
+                continue;
+            };
+            let namespace = key_of(&*pipeline).namespace;
+            let known = |name: &str| {
+                let own = self.objects.runs_named(name);
+                own.iter().any(|run| run.namespace().as_deref() == Some(&namespace))
+            };
+            for name in status.active.keys().filter(|name| !known(name)) {
+                let at = Key { namespace: namespace.clone(), name: name.clone() };
+                match self.objects.read_run(&at) {
+                    Ok(None) => {}
+                    Ok(Some(_)) => continue,
+                    Err(refused) => {
+                        gone.push(Err(format!("failed to read run {name}: {refused}")));
+                        continue;
+                    }
+                }
+                let mut anew = status.clone();
+                anew.active.remove(name);
+                match self.write_pipeline(&pipeline, anew) {
+                    Ok(_) => gone.push(Ok(name.clone())),
+                    Err(StoreError::Conflict) => {}
+                    Err(error) => gone.push(Err(error.to_string())),
+                }
+                // The next pass sees to the others: this version is no longer in force.
+                break;
+            }
+        }
+        gone
     }
 
     /// Removes records that nobody claimed and nobody can claim any more: the version that they were planned

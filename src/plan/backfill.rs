@@ -20,6 +20,24 @@ pub struct Backfill {
     pub ledger: Ledger,
 }
 
+/// The instants of `FROM..TO`, each as in RFC 3339, or a day, of which the beginning in UTC is meant.
+///
+/// # Errors
+/// In words: the text is no such range.
+pub fn range(text: &str) -> Result<(Timestamp, Timestamp), String> {
+    let parts = text.split_once("..").and_then(|(from, to)| Some((instant(from)?, instant(to)?)));
+    match parts {
+        Some((from, to)) if from <= to => Ok((from, to)),
+        Some(_) => Err(format!("{text:?} ends before it begins")),
+        None => Err(format!("{text:?} is no range of instants")),
+    }
+}
+
+fn instant(text: &str) -> Option<Timestamp> {
+    let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    text.parse().ok().or_else(|| day().map(|at| at.timestamp()))
+}
+
 /// Plans the backfill of the instants from one up to another, at most so many.
 ///
 /// # Errors
@@ -35,7 +53,7 @@ pub fn backfill(
     if schedules.is_empty() {
         return Err("the pipeline has no schedule".into());
     }
-    let before = from - jiff::SignedDuration::from_nanos(1);
+    let before = just_before(from);
     let mut claims = Vec::new();
     let mut left = Vec::new();
     let mut after = ledger.clone();
@@ -44,7 +62,7 @@ pub fn backfill(
         // One more than may be tells that there are more.
         let found = schedule.cron.between(before, to, most.saturating_mul(20).saturating_add(1));
         instants.extend(found.into_iter().map(|instant| (instant, schedule)));
-        after.backfilled.push(Covered::new(&schedule.cron, from, to.min(now)));
+        cover(&mut after.backfilled, Covered::new(&schedule.cron, from, to.min(now)));
     }
     instants.sort_by_key(|(instant, _)| *instant);
     instants.dedup_by_key(|(instant, _)| *instant);
@@ -64,6 +82,27 @@ pub fn backfill(
         ));
     }
     Ok(Backfill { claims, left, ledger: after })
+}
+
+/// The earliest instant has none before it.
+fn just_before(instant: Timestamp) -> Timestamp {
+    instant.checked_sub(jiff::SignedDuration::from_nanos(1)).unwrap_or(instant)
+}
+
+/// Adds what is covered; ranges of one line that meet become one.
+fn cover(all: &mut Vec<Covered>, mut new: Covered) {
+    if new.from > new.to {
+        return;
+    }
+    all.retain(|known| {
+        let own = (&known.cron, &known.timezone) == (&new.cron, &new.timezone);
+        let meets = own && known.from <= new.to && new.from <= known.to;
+        if meets {
+            (new.from, new.to) = (new.from.min(known.from), new.to.max(known.to));
+        }
+        !meets
+    });
+    all.push(new);
 }
 
 /// Why an instant does not run.
@@ -103,11 +142,11 @@ impl Covered {
 
     /// Whether an instant is one of them.
     fn has(&self, instant: Timestamp) -> bool {
-        let before = instant - jiff::SignedDuration::from_nanos(1);
+        if instant < self.from || self.to < instant {
+            return false;
+        }
         let cron = Zone::named(&self.timezone).and_then(|zone| Cron::parse(&self.cron, zone));
-        self.from <= instant
-            && instant <= self.to
-            // A line that this version cannot read may have had it.
-            && cron.map_or(true, |cron| cron.next(before) == Some(instant))
+        // A line that this version cannot read may have had it.
+        cron.map_or(true, |cron| cron.next(just_before(instant)) == Some(instant))
     }
 }

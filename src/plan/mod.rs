@@ -22,7 +22,7 @@ mod upstream;
 mod want;
 
 pub use action::{Action, Claim, PipelinePlan, Plan};
-pub use backfill::{Backfill, backfill};
+pub use backfill::{Backfill, backfill, range};
 pub use check::{CheckSeen, Reply};
 pub use history::prunable;
 pub use ledger::{ChangeCursor, Covered, Ledger, ScheduleCursor, SkipRecord, Success};

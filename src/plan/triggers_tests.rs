@@ -328,6 +328,25 @@ fn skips_on_both_sides_of_a_tick_with_a_run_are_two_records() {
 }
 
 #[test]
+fn ranges_of_backfills_that_meet_are_one() {
+    let mut world = World::new("triggers: {schedule: '0 0 1 1 *'}\nsteps: {a: {run: x}}");
+    let all = parse(&world.yaml, "f", "", 100).pipelines[0].triggers().schedules.clone();
+    let mut ask = |range: &str, most: usize| {
+        let range = crate::plan::range(range).unwrap();
+        let done = crate::plan::backfill(&world.id, &world.ledger, &all, range, most, world.now)?;
+        world.ledger = done.ledger;
+        Ok::<_, String>((done.claims.len(), world.ledger.backfilled.len()))
+    };
+    assert!(ask("0001-01-01..2026-01-01", 5).unwrap_err().contains("at most 5"));
+    assert_eq!(ask("2010-01-01..2011-06-01", 5), Ok((2, 1)));
+    assert_eq!(ask("2014-01-01..2014-06-01", 5), Ok((1, 2)));
+    assert_eq!(ask("2011-01-01..2014-01-01", 5), Ok((2, 1)));
+    assert!(crate::plan::range("2011-01-02..2011-01-01").is_err());
+    // Nothing comes before the first instant that can be written.
+    assert!(ask(&format!("{}..2010-01-01", jiff::Timestamp::MIN), 5).is_ok());
+}
+
+#[test]
 fn a_backfill_claims_what_nothing_answered() {
     let mut world = World::new(
         "triggers: {schedule: {cron: '0 * * * *', missed: none}}\nsteps: {a: {run: python a.py}}",

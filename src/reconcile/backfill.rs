@@ -22,7 +22,7 @@ pub struct Backfilling {
 /// Claims the instants of a pipeline that nothing answered.
 ///
 /// # Errors
-/// The pipeline has no schedule, there are more instants, or the store cannot be written.
+/// The pipeline has no schedule or is gone, there are more instants, or the store cannot be written.
 pub fn backfill(
     world: &mut World<'_>,
     scope: &Scope,
@@ -37,6 +37,11 @@ pub fn backfill(
     let Some((seeing, pipeline)) = known else {
         return Err(refused(format!("nothing good is known of pipeline {id}")));
     };
+    // What a source shows no more has a queue that nothing starts.
+    let planned_gone = look.plan.pipelines.iter().find(|(other, _)| other == id);
+    if planned_gone.is_some_and(|(_, plan)| plan.ledger.orphaned.is_some()) {
+        return Err(refused(format!("pipeline {id} is gone from its source")));
+    }
     loop {
         let row = world.store.pipelines()?.into_iter().find(|row| row.id == *id);
         let ledger = row.as_ref().map(|row| row.ledger.clone()).unwrap_or_default();
@@ -63,7 +68,8 @@ pub fn backfill(
         };
         // They wait in the queue, one behind the other.
         match claim(&mut world.acting(), commit, |_| false) {
-            Err(StoreError::Conflict) => {}
+            // What is known of a cluster comes by watches: the next pass knows more.
+            Err(StoreError::Conflict) if !world.store.announces() => {}
             other => return Ok(other.map(|_| done)?),
         }
     }

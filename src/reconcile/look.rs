@@ -69,6 +69,11 @@ impl Look {
         self.pipelines.iter()
     }
 
+    /// Whether a pipeline is among them.
+    pub fn sees(&self, id: &PipelineId) -> bool {
+        self.pipelines.contains_key(id)
+    }
+
     /// Plans all pipelines: what the ones wait for is known of the others.
     fn plan_all(
         &mut self,
@@ -151,10 +156,11 @@ pub fn look(
     scope: &Scope,
     now: Timestamp,
 ) -> Result<Look, PassError> {
-    let snapshot = world.source.look(now)?;
-    memory.files.begin();
+    // Rows come first: what is written in between then meets a row of before, and nothing follows from the two.
     let mut stored: HashMap<PipelineId, StoredPipeline> =
         world.store.pipelines()?.into_iter().map(|row| (row.id.clone(), row)).collect();
+    let snapshot = world.source.look(now)?;
+    memory.files.begin();
     let gone = vanished(scope, &snapshot, &stored);
     let vanished: Vec<Vanished<'_>> = gone
         .iter()

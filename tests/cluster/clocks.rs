@@ -23,8 +23,9 @@ fn hours_of_difference_lose_nothing_and_double_nothing() {
     user.source();
     let released = Released::of(&user);
     let line = "run: 'echo began >>witness'";
-    let nightly =
-        format!("name: ticks\ntriggers: {{schedule: '* * * * *'}}\nsteps: {{a: {{{line}}}}}\n");
+    let nightly = format!(
+        "name: ticks\ntriggers: {{schedule: '* * * * *'}}\nhistory: {{successful: 1000}}\nsteps: {{a: {{{line}}}}}\n"
+    );
     user.write("ticks/jupyterflow.yaml", &nightly);
     let edited = |n: usize| format!("name: edits\nsteps: {{a: {{run: 'echo {n} >>witness'}}}}\n");
     user.write("edits/jupyterflow.yaml", &edited(0));

@@ -161,7 +161,7 @@ steps:
 name: late
 timeout: 5s
 steps:
-  slow: {run: sleep 300}
+  slow: {run: sleep 900}
   never: {run: "true", needs: slow}
 ---
 name: sweeps
@@ -198,7 +198,7 @@ fn values_failures_and_sweeps_are_the_same_on_both_engines() {
         place.write("jupyterflow.yaml", ALL);
         let folder = format!("project-{pipeline}");
         // On a cluster the limit counts from the release, and a pod may take most of a minute to begin.
-        let there = ALL.replace("timeout: 5s", "timeout: 100s");
+        let there = ALL.replace("timeout: 5s", "timeout: 200s");
         let there = if folder == LATE { &there } else { ALL };
         user.write(&format!("{folder}/jupyterflow.yaml"), there);
         (place, folder)

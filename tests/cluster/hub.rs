@@ -111,8 +111,15 @@ impl Hub {
     /// The objects of a kind, in the hub's namespace.
     fn objects(&self, kind: &str) -> Vec<Value> {
         let args = ["-n", &self.namespace, "get", kind, "-o", "json"];
-        let list = Ended::from(kubectl(&args).output().unwrap()).json();
-        list["items"].as_array().unwrap().clone()
+        let mut items = None;
+        // A server that is busy refuses now and then.
+        wait_for("an answer", || {
+            let list = kubectl(&args).output().unwrap().stdout;
+            let list: Value = serde_json::from_slice(&list).unwrap_or_default();
+            items = list["items"].as_array().cloned();
+            items.is_some()
+        });
+        items.unwrap()
     }
 
     /// The hub ends, and its proxy with it; servers stay.

@@ -134,7 +134,7 @@ fn the_committed_manifests_give_a_working_controller_that_can_be_upgraded_restor
     // An edit runs as ever, once nothing of the former life has its name.
     user.write("p/jupyterflow.yaml", &YAML.replace("echo began", "echo began again"));
     wait_for("the controller to say what is in the way", || {
-        let log = user.kubectl(&["logs", "deployment/jupyterflow-controller"]).expect(0).stdout;
+        let log = user.kubectl(&["logs", "deployment/jupyterflow-controller"]).stdout;
         log.contains("NameTaken") && log.contains("once it is deleted the run begins")
     });
     user.kubectl(&["delete", "workflows", "--all", "--timeout=300s"]).expect(0);

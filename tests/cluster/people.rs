@@ -96,7 +96,7 @@ fn runs_of_a_controller_are_seen_stopped_and_repeated() {
     assert_eq!(inside.end(), 0, "{}", inside.log());
 
     let backfill = "jupyterflow backfill churn 2026-11-01..2026-11-02";
-    user.types(".", backfill).expect(2).says("is run by a controller");
+    user.types(".", backfill).expect(2).says("has no schedule");
     // Again, with other parameters: the run is the controller's, and whoever asked sees its end.
     let again = format!("jupyterflow retry {churn} -p limit 4 --output json");
     let again = user.types(".", &again).expect(0).json();
@@ -109,7 +109,8 @@ fn runs_of_a_controller_are_seen_stopped_and_repeated() {
     wait_for("it to be repeated", || user.began("p") == 3);
     let later = later.trim();
     wait_for("its end", || {
-        elsewhere(&user, &["show", later, "--output", "json"]).json()["phase"] == "Succeeded"
+        let shown = elsewhere(&user, &["show", later, "--output", "json"]);
+        shown.code == 0 && shown.json()["phase"] == "Succeeded"
     });
 
     // What is suspended starts nothing; resumed it starts what it did not.
@@ -133,6 +134,67 @@ fn runs_of_a_controller_are_seen_stopped_and_repeated() {
     // Nobody is there who would take note: said, and recorded.
     let asked = elsewhere(&user, &["suspend", "churn"]).expect(1);
     asked.says("is one at work in that namespace?");
+}
+
+const NIGHTLY: &str = "\
+name: nightly
+triggers: {schedule: '0 3 1-3 11 *'}
+steps: {a: {run: 'echo {{ run.scheduledAt }} >>witness'}}
+";
+
+/// Of a pipeline that a controller has, from within the server and from without.
+#[test]
+fn past_instants_are_made_up_for() {
+    let user = User::new("past");
+    User::define();
+    let mut controller = user.controller(&user.namespace, None);
+    user.write("p/jupyterflow.yaml", NIGHTLY);
+    user.types(".", "jupyterflow up --engine argo --once").expect(0).says("published p:nightly");
+    wait_for("its cursors", || {
+        let known = user.objects("notebookpipelines");
+        known.values().any(|one| one["status"]["nextRun"].is_string())
+    });
+    let witness = || std::fs::read_to_string(user.path("p/witness")).unwrap_or_default();
+    let typed = "jupyterflow backfill nightly 2026-11-01..2026-11-03";
+    let would = user.types(".", &format!("{typed} --dry-run --output json")).expect(0).json();
+    let document = user.types(".", &format!("{typed} --output json")).expect(0).json();
+    let claimed = document["claimed"].as_array().unwrap();
+    assert_eq!((claimed.len(), &document["left"]), (2, &serde_json::json!([])), "{document}");
+    assert_eq!((&document["claimed"], &would["dryRun"]), (&would["claimed"], &true.into()));
+    let first = claimed[0]["name"].as_str().unwrap();
+    assert!(first.starts_with("nightly-20261101t0300z-"), "{document}");
+    let all = "2026-11-01T03:00:00Z\n2026-11-02T03:00:00Z\n";
+    wait_for("both runs, the oldest first", || witness() == all);
+    // What was answered is left, also where it is asked for again, from elsewhere.
+    let again = ["backfill", "nightly", "2026-11-01..2026-11-04", "--output", "json"];
+    let again = elsewhere(&user, &again).expect(0).json();
+    let left = again["left"].as_array().unwrap();
+    assert_eq!(again["claimed"].as_array().unwrap().len(), 1, "{again}");
+    assert!(left.iter().all(|one| one["reason"] == "an earlier backfill answered it"), "{again}");
+    wait_for("the third", || witness() == format!("{all}2026-11-03T03:00:00Z\n"));
+    elsewhere(&user, &["backfill", "nightly", "1900-01-01..2026-11-01"])
+        .expect(2)
+        .says("give a shorter range");
+
+    // What a person writes by hand is read too, or refused.
+    let object = user.objects("notebookpipelines").into_keys().next().unwrap();
+    let annotate = |words: &str| {
+        let words = format!("jupyterflow.io/backfill={words}");
+        user.kubectl(&["annotate", "nbp", &object, &words]).expect(0);
+        wait_for("its answer", || {
+            let own = &user.objects("notebookpipelines")[&object];
+            own["metadata"]["annotations"]["jupyterflow.io/backfill"].is_null()
+        });
+    };
+    annotate("2025-11-03..2025-11-04");
+    wait_for("the fourth", || witness().ends_with("2025-11-03T03:00:00Z\n"));
+    annotate("all");
+    wait_for("a word of that", || {
+        user.kubectl(&["events"]).stdout.contains("\"all\" is no range of instants")
+    });
+    assert_eq!(witness().lines().count(), 4);
+    controller.signal(Signal::TERM);
+    assert_eq!(controller.end(), 128 + 15, "{}", controller.log());
 }
 
 /// A sweep whose best point the next step needs, as a value and as a file; that step fails at first.

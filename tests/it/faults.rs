@@ -257,7 +257,7 @@ c.commit()",
     let beats = format!(
         "{lease}
 import time
-for beat in range(1, 200):
+for beat in range(1, 10**6):
     c.execute('update leases set beat = ?', (beat,)); c.commit(); time.sleep(0.1)"
     );
     let mut other = place.command(crate::support::python());

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use jupyterflow::controller::objects::{Key, Objects};
 use jupyterflow::controller::requests::{self, Wanted};
 use jupyterflow::controller::{ClusterStore, records};
-use jupyterflow::plan::{Limits, Phase};
-use jupyterflow::reconcile::{self, Memory, Scope, Settle, World};
+use jupyterflow::plan::{Limits, Phase, range};
+use jupyterflow::reconcile::{self, Backfilling, Memory, RequestError, Scope, Settle, World};
 use jupyterflow::sim::{Fuse, SimulatedChecks, SimulatedSource};
-use jupyterflow::store::{Store, StoredRun};
+use jupyterflow::store::{Store, StoreError, StoredRun};
 use jupyterflow::types::{Period, PipelineId, Timestamp};
 
 use crate::handles::{Cluster, Meanwhile, Pause, Remote, Since, now};
@@ -61,6 +61,7 @@ impl Controller {
         };
         let _ = self.store.rebuild(stands, now);
         let _ = self.store.sweep();
+        let scope = self.scope();
         let Self { store, engine, source, memory, .. } = self;
         let mut checks = SimulatedChecks::default();
         let mut world = World { source, store, engine, checks: &mut checks };
@@ -68,7 +69,12 @@ impl Controller {
         for stored in open {
             let _ = reconcile::refresh(world.store, world.engine, &stored, now);
         }
-        let scope = Scope {
+        let look = reconcile::look(&mut world, memory, &scope, now).unwrap();
+        let _ = reconcile::apply(&mut world, &scope, &look, now);
+    }
+
+    fn scope(&self) -> Scope {
+        Scope {
             source: "team/homes".into(),
             settle: Settle::After(Period::from_seconds(self.settle)),
             max_points: 100,
@@ -76,9 +82,26 @@ impl Controller {
             limits: Limits::default(),
             adopt: false,
             shared: true,
-        };
-        let look = reconcile::look(&mut world, memory, &scope, now).unwrap();
-        let _ = reconcile::apply(&mut world, &scope, &look, now);
+        }
+    }
+
+    /// Answers what people want made up for.
+    fn backfill(&mut self, now: Timestamp) {
+        self.view.sync();
+        let scope = self.scope();
+        for (id, words) in self.store.backfills() {
+            let Self { store, engine, source, memory, .. } = self;
+            let mut checks = SimulatedChecks::default();
+            let mut world = World { source, store, engine, checks: &mut checks };
+            let look = reconcile::look(&mut world, memory, &scope, now).unwrap();
+            let asked = Backfilling { range: range(&words).unwrap(), most: 100, dry_run: false };
+            match reconcile::backfill(&mut world, &scope, &look, &id, &asked, now) {
+                Ok(_) => self.store.backfilled(&id, &words).unwrap(),
+                // The next pass knows more.
+                Err(RequestError::Store(StoreError::Conflict)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     fn forget(&mut self) {
@@ -213,6 +236,56 @@ fn a_stale_view_does_not_flip_a_pipeline() {
     }
 }
 
+/// How somebody looks for a run.
+type Looks = fn(&ClusterStore<View>, &str) -> Option<StoredRun>;
+
+/// Whoever learns that a pipeline let go of a run, and of the run's end only later, does not take it for gone.
+#[test]
+fn a_run_whose_end_comes_after_its_pipelines_is_there() {
+    let (server, cluster) = (Server::default(), Rc::<RefCell<Cluster>>::default());
+    let mut one = Controller::new(&server, &cluster, CHANGE, &Pause::default());
+    one.pass(now());
+    let seen: [Looks; 3] = [
+        |store, name| store.run(name).unwrap(),
+        |store, _| store.runs(1).unwrap().pop(),
+        |store, _| store.runs_of(&store.pipelines().unwrap()[0].id).unwrap().pop(),
+    ];
+    let behind = seen.map(|seen| {
+        let other = Controller::new(&server, &cluster, CHANGE, &Pause::default());
+        other.view.sync();
+        (other, seen)
+    });
+    cluster.borrow_mut().works();
+    one.pass(now());
+    for (other, seen) in behind {
+        let run = other.store.runs(1).unwrap().remove(0).run;
+        assert!(!run.phase.is_ended());
+        other.view.sync_pipelines();
+        let run = seen(&other.store, run.name.as_str()).unwrap().run;
+        assert_eq!(run.phase, Phase::Succeeded);
+    }
+}
+
+/// A run whose record a person deletes while it is at work holds up nothing, and is asked for no more.
+#[test]
+fn a_pipeline_lets_go_of_a_run_whose_record_is_gone() {
+    let (server, cluster) = (Server::default(), Rc::<RefCell<Cluster>>::default());
+    let mut one = Controller::new(&server, &cluster, CHANGE, &Pause::default());
+    one.pass(now());
+    let record = one.view.runs().remove(0);
+    let active = |one: &Controller| one.view.pipelines()[0].status.clone().unwrap().active.len();
+    assert_eq!(active(&one), 1);
+    // One that only this view does not know yet stays.
+    let other = Controller::new(&server, &cluster, CHANGE, &Pause::default());
+    other.view.sync_pipelines();
+    assert_eq!(other.store.let_go(), []);
+    one.view.delete_run(&record).unwrap();
+    other.view.sync();
+    let name = record.metadata.name.clone().unwrap();
+    assert_eq!(other.store.let_go(), [Ok(name)]);
+    assert_eq!((active(&other), other.store.let_go()), (0, vec![]));
+}
+
 /// Whatever a backup or a person takes away, what was recorded never runs again.
 #[test]
 fn lost_cursors_start_nothing() {
@@ -283,6 +356,49 @@ fn a_controller_that_is_killed_in_a_claim_loses_nothing() {
             assert_eq!(cluster.borrow().executed.len(), runs, "call {at}: {yaml}");
             assert_eq!(next.phases(), vec![Phase::Succeeded; runs], "call {at}: {yaml}");
         }
+    }
+}
+
+/// Past instants that a person asks for run once, wherever the controller that claims them is killed, or stands still
+/// while another goes on.
+#[test]
+fn a_backfill_that_is_cut_short_is_made_good() {
+    for (stands_still, at) in
+        [true, false].into_iter().flat_map(|how| (1..40).map(move |at| (how, at)))
+    {
+        let server = Server::default();
+        let cluster: Rc<RefCell<Cluster>> = Rc::default();
+        let mut first = Controller::new(&server, &cluster, TICK, &Pause::default());
+        first.pass(now());
+        server.annotate(records::BACKFILL, &format!("{}..{}", later(-72), now()));
+        let mut other = Controller::new(&server, &cluster, TICK, &Pause::default());
+        let works = Rc::clone(&cluster);
+        let goes_on: Meanwhile = Box::new(move || {
+            if !stands_still {
+                std::panic::resume_unwind(Box::new("killed"));
+            }
+            for _ in 0..2 {
+                other.backfill(now());
+                other.pass(now());
+                works.borrow_mut().works();
+            }
+        });
+        let mut paused = Controller::new(&server, &cluster, TICK, &Pause::new(at, goes_on));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            paused.backfill(now());
+            paused.pass(now());
+        }));
+        let mut next = Controller::new(&server, &cluster, TICK, &Pause::default());
+        for _ in 0..8 {
+            next.backfill(later(1));
+            next.pass(later(1));
+            cluster.borrow_mut().works();
+        }
+        next.pass(later(1));
+        let shown = format!("call {at}, stands still: {stands_still}");
+        assert_eq!(cluster.borrow().executed.len(), 3, "{shown}");
+        assert_eq!(next.phases(), [Phase::Succeeded; 3], "{shown}");
+        assert!(next.store.backfills().is_empty(), "{shown}");
     }
 }
 

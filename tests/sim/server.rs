@@ -66,6 +66,19 @@ impl Server {
 }
 
 impl Server {
+    /// A person annotates all pipelines.
+    pub fn annotate(&self, name: &str, words: &str) {
+        let mut held = self.0.borrow_mut();
+        let held = &mut *held;
+        for pipeline in held.pipelines.values_mut() {
+            held.version += 1;
+            let anew = Arc::make_mut(pipeline);
+            let all = anew.metadata.annotations.get_or_insert_default();
+            all.insert(name.to_owned(), words.to_owned());
+            anew.metadata.resource_version = Some(held.version.to_string());
+        }
+    }
+
     /// All objects come back from a backup, which knows no status, with versions of another server; the
     /// pipelines only where their source makes them again itself.
     pub fn restore(&self, pipelines: bool) {
@@ -152,6 +165,12 @@ impl View {
         self.0.pipelines.borrow_mut().clone_from(&held.pipelines);
         self.0.runs.borrow_mut().clone_from(&held.runs);
         self.0.pulse.set(held.version);
+    }
+
+    /// The watch of pipelines delivers all that happened; that of runs is behind.
+    pub fn sync_pipelines(&self) {
+        let held = self.0.server.0.borrow();
+        self.0.pipelines.borrow_mut().clone_from(&held.pipelines);
     }
 
     /// From now on its watch is faster than any answer.
@@ -249,6 +268,17 @@ impl Objects for View {
                 there.status.clone_from(&wanted.status);
             })
         }))
+    }
+
+    fn clear_annotation(&self, of: &NotebookPipeline, name: &str) -> Result<(), Refused> {
+        let answer = self.of_pipeline(self.ask("write of an annotation", |held| {
+            written(&mut held.pipelines, &mut held.version, of, |there| {
+                there.metadata.annotations.iter_mut().for_each(|all| {
+                    all.remove(name);
+                });
+            })
+        }));
+        answer.map(|_| ())
     }
 
     fn read_run(&self, key: &Key) -> Result<Option<Arc<NotebookRun>>, Refused> {

@@ -25,7 +25,8 @@ pub struct Describing<'a> {
 }
 
 impl Describing<'_> {
-    fn of_pipeline(&self, id: &PipelineId, told: Told) {
+    /// Tells something of a pipeline.
+    pub fn of_pipeline(&self, id: &PipelineId, told: Told) {
         self.store.object(id).into_iter().for_each(|one| self.events.tell(&*one, told.clone()));
     }
 
