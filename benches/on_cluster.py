@@ -86,6 +86,13 @@ class Controller:
         self.process.wait()
 
 
+def argo_definitions(kind):
+    """Argo's definitions of its objects: `minimal`, with which 3.7 ships, or `full`, which check each field of a write."""
+    folder = CACHE / "module/argo-source/manifests/base/crds" / kind
+    for name in ("workflows", "cronworkflows"):
+        kubectl("apply", "--server-side", "--force-conflicts", "-f", folder / f"argoproj.io_{name}.yaml")
+
+
 def prepare(program):
     """The custom resources, and a namespace whose user was seen once."""
     manifests = subprocess.run([program, "generate", "manifests", "--only", "crds"], capture_output=True, text=True, check=True).stdout

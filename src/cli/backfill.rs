@@ -11,6 +11,7 @@ use super::print;
 use super::records::{Records, Where, recorded};
 use super::run::pause;
 use super::session::{LocalEngineOptions, Session};
+use crate::controller::objects::Key;
 use crate::controller::records::{BACKFILL, version};
 use crate::controller::requests::MOST_BACKFILLED;
 use crate::plan::{self, Backfill, Claim, range};
@@ -116,31 +117,30 @@ fn claimed(
         Some((words, version(&object.metadata).unwrap_or(0)))
     };
     if let Some((Some(others), _)) = stand() {
+        let others = print::printable(&others);
         let message = format!("another backfill of pipeline {id} is not answered yet: {others}");
         return Err(CliError::failed(message).hint(IS_ONE_AT_WORK));
     }
     let asked = records.requests.backfill(&records.key(id), words);
     let asked = asked.map_err(|why| records.error("change a pipeline", &why))?;
     let until = Instant::now() + PATIENCE + OF_EACH * u32::try_from(claims.len()).unwrap_or(0);
-    loop {
-        let mut left = Vec::new();
-        for claim in claims {
-            if records.run(&claim.name)?.is_none() {
-                left.push(&claim.name);
-            }
-        }
-        let Some(first) = left.first() else { return Ok(()) };
-        if stand().is_none_or(|(own, at)| at >= asked && own.as_deref() != Some(words)) {
-            let message = format!("the controller did not claim {first} of pipeline {id}");
-            let hint = format!("`kubectl describe nbp {}` says why", records.key(id).name);
-            return Err(CliError::failed(message).hint(hint));
-        }
+    // It is answered once the words are gone.
+    while stand().is_some_and(|(own, at)| at < asked || own.as_deref() == Some(words)) {
         if Instant::now() > until {
-            let message = format!("run {first} of pipeline {id} is not claimed yet");
+            let message = format!("the backfill of pipeline {id} is not answered yet");
             return Err(CliError::failed(message).hint(IS_ONE_AT_WORK));
         }
         pause(100);
     }
+    for claim in claims {
+        if records.run(&claim.name)?.is_none() {
+            let message = format!("the controller did not claim {} of pipeline {id}", claim.name);
+            let Key { namespace, name } = records.key(id);
+            return Err(CliError::failed(message)
+                .hint(format!("`kubectl describe nbp -n {namespace} {name}` says why")));
+        }
+    }
+    Ok(())
 }
 
 fn say(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
+use super::records::{Found, Namespace, Where, find};
 use super::session::{LocalEngineOptions, Session};
 use crate::engine::step::leftovers::results_folder;
 use crate::plan::{Run, prunable};
@@ -82,13 +83,19 @@ pub fn prune(session: &mut Session, look: &Look) -> Result<(), CliError> {
 
 /// Runs `delete`.
 pub fn delete(args: &Delete, global: &Global) -> Result<Code, CliError> {
-    Session::to_read(global, &args.path)?.find_run(&args.run)?;
+    let place = Where { path: args.path.clone(), of: Namespace { namespace: None } };
+    if let Found::There(records, stored) = find(global, &place, &args.run)? {
+        let key = records.key_of(&stored.run.name);
+        ended(&stored)?;
+        let message = format!("run {} is in the records of a controller", key.name);
+        return Err(CliError::usage(message).hint(format!(
+            "they go by its pipeline's `history`, or by whoever may: kubectl delete nbr -n {} {}",
+            key.namespace, key.name
+        )));
+    }
     let mut session = Session::to_write(global, &args.path, LocalEngineOptions::default())?;
     let stored = session.find_run_now(&args.run)?;
-    if !stored.run.phase.is_ended() {
-        let message = format!("run {} has not ended: it is {}", stored.run.name, stored.run.phase);
-        return Err(CliError::usage(message).hint("stop it first"));
-    }
+    ended(&stored)?;
     let all = session.store.runs(usize::MAX)?;
     let used = used_by_others(&session, &all, std::slice::from_ref(&stored))?;
     if let Some(path) = used.iter().find(|path| is_of(&stored, path)) {
@@ -98,6 +105,15 @@ pub fn delete(args: &Delete, global: &Global) -> Result<Code, CliError> {
     print::talk(&format!("removed {} and its results", stored.run.name));
     remove(&mut session, &[stored])?;
     Ok(Code::Done)
+}
+
+fn ended(stored: &StoredRun) -> Result<(), CliError> {
+    let (name, phase) = (&stored.run.name, stored.run.phase);
+    if phase.is_ended() {
+        return Ok(());
+    }
+    let message = format!("run {name} has not ended: it is {phase}");
+    Err(CliError::usage(message).hint("stop it first"))
 }
 
 /// Files that runs which stay name as theirs, such as those that a retry from a step kept.

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::cluster::{self, Cluster};
-use super::error::CliError;
+use super::error::{CliError, Code};
 use super::global::Global;
 use super::place::Place;
 use super::print;
@@ -183,11 +183,14 @@ impl Records {
     /// # Errors
     /// They cannot be read.
     pub fn open(namespace: &str) -> Result<Self, CliError> {
-        Self::connect(Some(namespace))?.map_err(|why| unreadable(namespace, &why))
+        Self::connect(Cluster::connect()?, Some(namespace))?
+            .map_err(|why| unreadable(namespace, &why))
     }
 
-    fn connect(namespace: Option<&str>) -> Result<Result<Self, Unreadable>, CliError> {
-        let cluster = Cluster::connect()?;
+    fn connect(
+        cluster: Cluster,
+        namespace: Option<&str>,
+    ) -> Result<Result<Self, Unreadable>, CliError> {
         let own = namespace.is_none().then(Cluster::own_environment).flatten();
         let namespace = namespace.unwrap_or(cluster.namespace()).to_owned();
         let (runtime, client) = (cluster.runtime(), cluster.client());
@@ -222,7 +225,12 @@ impl Records {
         if named == Some(EngineName::Local) || named.is_none() && !cluster::is_inside() {
             return Ok(None);
         }
-        let failed = match Self::connect(None) {
+        let cluster = match Cluster::connect() {
+            // A Jupyter pod may have no access to its cluster.
+            Err(error) if named.is_none() && error.code != Code::Usage => return Ok(None),
+            connected => connected?,
+        };
+        let failed = match Self::connect(cluster, None) {
             Ok(Ok(records)) => return Ok(Some(records)),
             Ok(Err(Unreadable::Undefined | Unreadable::Forbidden(_))) => return Ok(None),
             Ok(Err(why)) => unreadable("of this server", &why),

@@ -126,12 +126,23 @@ impl<K: Resource + Clone> Cache<K> {
         }
     }
 
-    /// Takes what a server answered when it was asked for an object.
-    pub fn answered(&self, key: &Key, read: Option<K>) -> Option<Arc<K>> {
-        if read.is_none() {
+    /// Asks a server for an object, and takes what it answers. That there is none says nothing of one that a watch
+    /// told of meanwhile.
+    ///
+    /// # Errors
+    /// Those of the question.
+    pub fn read<E>(
+        &self,
+        key: &Key,
+        ask: impl FnOnce() -> Result<Option<K>, E>,
+    ) -> Result<Option<Arc<K>>, E> {
+        let at = || self.get(key).and_then(|known| version(known.meta()));
+        let before = at();
+        let read = ask()?;
+        if read.is_none() && at() == before {
             self.removed(key);
         }
-        read.map(|read| self.take(read))
+        Ok(read.map(|read| self.take(read)))
     }
 
     /// Takes what a watch tells.

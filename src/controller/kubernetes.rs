@@ -249,8 +249,7 @@ impl Objects for Kubernetes {
 
     fn read_pipeline(&self, key: &Key) -> Result<Option<Arc<NotebookPipeline>>, Refused> {
         let api = self.pipelines_in(Some(&key.namespace));
-        let read = self.ask(api.get_opt(&key.name))?;
-        Ok(self.pipelines.answered(key, read))
+        self.pipelines.read(key, || self.ask(api.get_opt(&key.name)))
     }
 
     fn create_pipeline(&self, made: &NotebookPipeline) -> Result<Arc<NotebookPipeline>, Refused> {
@@ -284,8 +283,8 @@ impl Objects for Kubernetes {
     }
 
     fn read_run(&self, key: &Key) -> Result<Option<Arc<NotebookRun>>, Refused> {
-        let read = self.ask(self.runs_in(Some(&key.namespace)).get_opt(&key.name))?;
-        Ok(self.runs.answered(key, read))
+        let api = self.runs_in(Some(&key.namespace));
+        self.runs.read(key, || self.ask(api.get_opt(&key.name)))
     }
 
     fn create_run(&self, made: &NotebookRun) -> Result<Arc<NotebookRun>, Refused> {

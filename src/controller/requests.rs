@@ -95,18 +95,18 @@ impl Requests {
         let few = ListParams::default().limit(1);
         let pipelines: Api<NotebookPipeline> = Api::namespaced(self.client.clone(), namespace);
         let runs: Api<NotebookRun> = Api::namespaced(self.client.clone(), namespace);
-        match answer(&self.runtime, pipelines.list_metadata(&few)).map_err(Unreadable::Failed)? {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                return Err(Unreadable::Undefined);
-            }
+        let listed = async {
+            pipelines.list_metadata(&few).await?;
+            runs.list_metadata(&few).await
+        };
+        match answer(&self.runtime, listed).map_err(Unreadable::Failed)? {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Err(Unreadable::Undefined),
             Err(kube::Error::Api(status)) if status.code == 403 => {
-                return Err(Unreadable::Forbidden(status.message.clone()));
+                Err(Unreadable::Forbidden(status.message.clone()))
             }
-            Err(error) => return Err(Unreadable::Failed(causes(&error))),
+            Err(error) => Err(Unreadable::Failed(causes(&error))),
         }
-        let runs = ask(&self.runtime, runs.list_metadata(&few));
-        runs.map(|_| ()).map_err(|refused| Unreadable::Failed(refused.to_string()))
     }
 
     /// Asks for the end of a run.

@@ -60,7 +60,7 @@ impl<O: Objects> ClusterStore<O> {
     }
 
     /// Where a pipeline's object is, or would be.
-    fn key(&self, id: &PipelineId) -> Result<Key, StoreError> {
+    pub(super) fn key(&self, id: &PipelineId) -> Result<Key, StoreError> {
         let lacking = || StoreError::Cluster {
             what: format!("find the namespace of pipeline {id}"),
             message: format!("source {} is not served", id.source),

@@ -32,7 +32,9 @@ impl<O: Objects> ClusterStore<O> {
         let all = self.objects.pipelines();
         let asked = all.iter().filter_map(|pipeline| {
             let words = pipeline.annotations().get(records::BACKFILL)?.clone();
-            Some((records::identity(pipeline)?, words))
+            let id = records::identity(pipeline)?;
+            // What an object says of itself counts only at that pipeline's own place.
+            self.key(&id).is_ok_and(|key| key == key_of(&**pipeline)).then_some((id, words))
         });
         asked.collect()
     }
@@ -193,25 +195,27 @@ impl<O: Objects> ClusterStore<O> {
                 let own = self.objects.runs_named(name);
                 own.iter().any(|run| run.namespace().as_deref() == Some(&namespace))
             };
+            let mut anew = status.clone();
+            let mut own = Vec::new();
             for name in status.active.keys().filter(|name| !known(name)) {
                 let at = Key { namespace: namespace.clone(), name: name.clone() };
                 match self.objects.read_run(&at) {
-                    Ok(None) => {}
-                    Ok(Some(_)) => continue,
+                    Ok(Some(_)) => {}
+                    Ok(None) => {
+                        anew.active.remove(name);
+                        own.push(Ok(name.clone()));
+                    }
                     Err(refused) => {
                         gone.push(Err(format!("failed to read run {name}: {refused}")));
-                        continue;
                     }
                 }
-                let mut anew = status.clone();
-                anew.active.remove(name);
+            }
+            if !own.is_empty() {
                 match self.write_pipeline(&pipeline, anew) {
-                    Ok(_) => gone.push(Ok(name.clone())),
+                    Ok(_) => gone.extend(own),
                     Err(StoreError::Conflict) => {}
                     Err(error) => gone.push(Err(error.to_string())),
                 }
-                // The next pass sees to the others: this version is no longer in force.
-                break;
             }
         }
         gone

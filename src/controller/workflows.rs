@@ -215,8 +215,8 @@ impl Sight for Workflows {
             return Ok(Known::There(seen));
         }
         let api: Api<Seen> = scoped(&self.client, Some(namespace));
-        let read = ask(&self.runtime, api.get_opt(name))?;
-        Ok(self.cache.answered(&key, read).map_or(Known::Gone, Known::There))
+        let read = self.cache.read(&key, || ask(&self.runtime, api.get_opt(name)))?;
+        Ok(read.map_or(Known::Gone, Known::There))
     }
 
     fn took(&self, seen: Seen) -> Arc<Seen> {

@@ -58,9 +58,11 @@ pub fn backfill(
     let mut left = Vec::new();
     let mut after = ledger.clone();
     let mut instants = Vec::new();
+    let (limit, mut more) = (most.saturating_mul(20), false);
     for schedule in schedules {
         // One more than may be tells that there are more.
-        let found = schedule.cron.between(before, to, most.saturating_mul(20).saturating_add(1));
+        let found = schedule.cron.between(before, to, limit.saturating_add(1));
+        more |= found.len() > limit;
         instants.extend(found.into_iter().map(|instant| (instant, schedule)));
         cover(&mut after.backfilled, Covered::new(&schedule.cron, from, to.min(now)));
     }
@@ -75,7 +77,7 @@ pub fn backfill(
             vec![format!("scheduled at {instant}"), "a person asked for a backfill".into()];
         claims.push(Claim::of_tick(id, instant, because, false));
     }
-    if claims.len() > most || left.len() > most.saturating_mul(20) {
+    if claims.len() > most || more {
         let count = claims.len();
         return Err(format!(
             "{count} instants or more would run, and at most {most} may; give a shorter range, or --max"

@@ -76,6 +76,7 @@ fn runs_of_a_controller_are_seen_stopped_and_repeated() {
     let one = elsewhere(&user, &["logs", &churn, "train"]).expect(0);
     assert!(!one.stdout.contains("prepared") && one.stdout.contains("trained"), "{}", one.stdout);
     elsewhere(&user, &["logs", "nothing"]).expect(2).says("there is no run");
+    user.types(".", &format!("jupyterflow delete {churn}")).expect(2).says("kubectl delete nbr");
     let step = elsewhere(&user, &["logs", "-f", &long, "train"]).expect(2);
     step.says("has no step \"train\"").says("it has work");
 

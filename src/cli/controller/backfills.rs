@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::{Controller, Troubles};
 use crate::cli::lanes::Lane;
+use crate::cli::print::printable;
 use crate::controller::events::Told;
 use crate::controller::requests::MOST_BACKFILLED;
 use crate::plan::range;
@@ -30,8 +31,8 @@ impl Controller {
         asked
     }
 
-    /// Answers the first request for a pipeline of a look, and takes all out: one in a pass, since all else waits
-    /// meanwhile. What was planned of that pipeline is no longer good then.
+    /// Claims what the first request wants that can be answered, and leaves the others to the next pass, since all else
+    /// waits meanwhile. What was planned of that pipeline is no longer good then.
     pub(super) fn backfill(
         &mut self,
         lane: usize,
@@ -40,33 +41,35 @@ impl Controller {
         now: Timestamp,
         troubles: &mut Troubles,
     ) {
-        let seen = |(id, _): &&(PipelineId, String)| look.sees(id);
-        let Some((id, words)) = asked.iter().find(seen).cloned() else { return };
-        asked.clear();
-        match self.claim(lane, look, (&id, &words), now) {
-            Ok(count) => {
-                info!(pipeline = %id, "{id}: backfill {words}: {count} runs are claimed");
-                troubles.of(self.store.backfilled(&id, &words));
-                let message = format!("{words}: {count} runs");
-                let told = (count > 0).then(|| Told::normal("BackfillClaimed", message));
-                told.into_iter().for_each(|told| self.describing().of_pipeline(&id, told));
+        let own: Asked = asked.iter().filter(|(id, _)| look.sees(id)).cloned().collect();
+        for (id, words) in own {
+            match self.claim(lane, look, (&id, &words), now) {
+                Ok(count) => {
+                    info!(pipeline = %id, "{id}: backfill {}: {count} runs", printable(&words));
+                    troubles.of(self.store.backfilled(&id, &words));
+                    let told = Told::normal("BackfillClaimed", format!("{words}: {count} runs"));
+                    self.describing().of_pipeline(&id, told);
+                }
+                Err(RequestError::Refused { message, .. }) => {
+                    self.refuse(&id, &words, &message, troubles);
+                    continue;
+                }
+                Err(RequestError::Store(StoreError::Conflict)) => {}
+                // It is tried again, and holds up no other.
+                Err(RequestError::Store(error)) => {
+                    troubles.note(error);
+                    continue;
+                }
             }
-            Err(RequestError::Refused { message, .. }) => {
-                self.refuse(&id, &words, &message, troubles);
-                return;
-            }
-            Err(RequestError::Store(StoreError::Conflict)) => {}
-            Err(RequestError::Store(error)) => {
-                troubles.note(error);
-                return;
-            }
+            look.plan.pipelines.retain(|(planned, _)| *planned != id);
+            troubles.soon = true;
+            asked.clear();
+            return;
         }
-        look.plan.pipelines.retain(|(planned, _)| *planned != id);
-        troubles.soon = true;
     }
 
     fn refuse(&self, id: &PipelineId, words: &str, why: &str, troubles: &mut Troubles) {
-        warn!(pipeline = %id, "warning: {id}: backfill {words}: {why}");
+        warn!(pipeline = %id, "warning: {id}: backfill {}: {}", printable(words), printable(why));
         troubles.of(self.store.backfilled(id, words));
         self.describing()
             .of_pipeline(id, Told::warning("BackfillRefused", format!("{words}: {why}")));
