@@ -225,12 +225,12 @@ impl Records {
         if named == Some(EngineName::Local) || named.is_none() && !cluster::is_inside() {
             return Ok(None);
         }
-        let cluster = match Cluster::connect() {
+        let connected = match Cluster::connect() {
             // A Jupyter pod may have no access to its cluster.
             Err(error) if named.is_none() && error.code != Code::Usage => return Ok(None),
-            connected => connected?,
+            connected => connected.and_then(|cluster| Self::connect(cluster, None)),
         };
-        let failed = match Self::connect(cluster, None) {
+        let failed = match connected {
             Ok(Ok(records)) => return Ok(Some(records)),
             Ok(Err(Unreadable::Undefined | Unreadable::Forbidden(_))) => return Ok(None),
             Ok(Err(why)) => unreadable("of this server", &why),
