@@ -8,7 +8,7 @@ use super::documents::{BackfillDocument, LeftInstant, RunReference};
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
-use super::records::{Records, Where, recorded};
+use super::records::{IS_ONE_AT_WORK, Records, SEEN_WITHIN, Where, recorded};
 use super::run::pause;
 use super::session::{LocalEngineOptions, Session};
 use crate::controller::objects::Key;
@@ -19,10 +19,8 @@ use crate::reconcile::{self, Backfilling};
 use crate::store::StoredPipeline;
 use crate::types::{PipelineId, Timestamp};
 
-/// How long a controller may take to see it, and to claim one.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a controller may take to claim one.
 const OF_EACH: Duration = Duration::from_millis(300);
-const IS_ONE_AT_WORK: &str = "that it is wanted is recorded, and a controller takes note of it: is one at work in that namespace?";
 
 /// Make runs for past instants of a pipeline's schedules, where none answered them
 ///
@@ -123,11 +121,13 @@ fn claimed(
     }
     let asked = records.requests.backfill(&records.key(id), words);
     let asked = asked.map_err(|why| records.error("change a pipeline", &why))?;
-    let until = Instant::now() + PATIENCE + OF_EACH * u32::try_from(claims.len()).unwrap_or(0);
+    let until = Instant::now() + SEEN_WITHIN + OF_EACH * u32::try_from(claims.len()).unwrap_or(0);
     // It is answered once the words are gone.
     while stand().is_some_and(|(own, at)| at < asked || own.as_deref() == Some(words)) {
         if Instant::now() > until {
-            let message = format!("the backfill of pipeline {id} is not answered yet");
+            let message = format!(
+                "the backfill of pipeline {id} is not answered yet; that it is wanted is recorded"
+            );
             return Err(CliError::failed(message).hint(IS_ONE_AT_WORK));
         }
         pause(100);

@@ -33,6 +33,11 @@ use crate::types::{PipelineId, RunName, Timestamp};
 /// How long the first lists may take.
 const FIRST: Duration = Duration::from_secs(30);
 
+/// How long a controller may take to see what a person asks of a pipeline.
+pub const SEEN_WITHIN: Duration = Duration::from_secs(30);
+/// What to look at where it takes longer.
+pub const IS_ONE_AT_WORK: &str = "a controller takes note of it: is one at work in that namespace?";
+
 /// Where a run or a pipeline is looked for.
 #[derive(clap::Args, Debug)]
 pub struct Where {
@@ -289,13 +294,13 @@ impl Records {
     /// # Errors
     /// The store's.
     pub fn run(&self, name: &RunName) -> Result<Option<Run>, CliError> {
-        let known = self.store.run(name.as_str())?;
+        let mut known = self.store.run(name.as_str())?;
         // A watch that begins anew may not show what is new.
         if known.is_none() {
             let read = self.store.objects().read_run(&self.key_of(name));
             read.map_err(|why| self.error("read a run", &why))?;
+            known = self.store.run(name.as_str())?;
         }
-        let known = known.map_or_else(|| self.store.run(name.as_str()), |known| Ok(Some(known)))?;
         Ok(known.map(|stored| stored.run))
     }
 

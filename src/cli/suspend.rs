@@ -1,19 +1,16 @@
 //! `suspend` and `resume`: a pipeline's triggers, off and on.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::error::{CliError, Code};
 use super::global::Global;
 use super::print;
-use super::records::{Records, Where, recorded};
+use super::records::{IS_ONE_AT_WORK, Records, SEEN_WITHIN, Where, recorded};
 use super::run::pause;
 use super::session::{LocalEngineOptions, Session};
 use crate::reconcile;
 use crate::store::StoredPipeline;
 use crate::types::{PipelineId, Timestamp};
-
-/// How long a controller may take to see it.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A pipeline whose triggers are meant
 #[derive(clap::Args, Debug)]
@@ -53,7 +50,7 @@ fn there(records: &Records, known: &StoredPipeline, suspended: bool) -> Result<C
     let is_so = |row: &StoredPipeline| row.ledger.suspended.is_some() == suspended;
     let asked = records.requests.suspend(&records.key(id), suspended);
     asked.map_err(|why| records.error("change a pipeline", &why))?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + SEEN_WITHIN;
     while Instant::now() < until {
         let rows = records.pipelines()?;
         if rows.iter().any(|row| row.id == *id && is_so(row)) {
@@ -64,5 +61,5 @@ fn there(records: &Records, known: &StoredPipeline, suspended: bool) -> Result<C
     }
     let word = if suspended { "suspended" } else { "resumed" };
     Err(CliError::failed(format!("pipeline {id} is not {word} yet; that it is wanted is recorded"))
-        .hint("a controller takes note of it: is one at work in that namespace?"))
+        .hint(IS_ONE_AT_WORK))
 }

@@ -124,10 +124,7 @@ impl Requests {
     /// # Errors
     /// The server's.
     pub fn suspend(&self, pipeline: &Key, suspended: bool) -> Result<(), Refused> {
-        let api: Api<NotebookPipeline> = Api::namespaced(self.client.clone(), &pipeline.namespace);
-        let word = suspended.then_some("true");
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {SUSPEND: word}}}));
-        ask(&self.runtime, api.patch(&pipeline.name, &PatchParams::default(), &patch)).map(|_| ())
+        self.annotate(pipeline, SUSPEND, suspended.then_some("true")).map(|_| ())
     }
 
     /// Asks for runs of a pipeline's past instants, `FROM..TO`. Says in which version it does.
@@ -135,10 +132,19 @@ impl Requests {
     /// # Errors
     /// The server's.
     pub fn backfill(&self, pipeline: &Key, words: &str) -> Result<i64, Refused> {
-        let api: Api<NotebookPipeline> = Api::namespaced(self.client.clone(), &pipeline.namespace);
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {BACKFILL: words}}}));
-        let asked = ask(&self.runtime, api.patch(&pipeline.name, &PatchParams::default(), &patch))?;
+        let asked = self.annotate(pipeline, BACKFILL, Some(words))?;
         Ok(records::version(&asked.metadata).unwrap_or(0))
+    }
+
+    fn annotate(
+        &self,
+        pipeline: &Key,
+        name: &str,
+        word: Option<&str>,
+    ) -> Result<NotebookPipeline, Refused> {
+        let api: Api<NotebookPipeline> = Api::namespaced(self.client.clone(), &pipeline.namespace);
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {name: word}}}));
+        ask(&self.runtime, api.patch(&pipeline.name, &PatchParams::default(), &patch))
     }
 
     /// The pods of a run, oldest first.

@@ -289,10 +289,9 @@ fn records_of(steps: &[&StepState]) -> Vec<StepRecord> {
 impl<O: Objects> Store for ClusterStore<O> {
     fn pipelines(&self) -> Result<Vec<StoredPipeline>, StoreError> {
         let all = self.objects.pipelines();
-        // What an object says of itself counts only at that pipeline's own place.
         let known = all.iter().filter_map(|object| {
             let known = records::stored_pipeline(object)?;
-            self.key(&known.id).is_ok_and(|key| key == key_of(&**object)).then_some(known)
+            self.is_its_own(&known.id, object).then_some(known)
         });
         Ok(known.collect())
     }

@@ -8,12 +8,18 @@ use kube::ResourceExt;
 use super::cache::key_of;
 use super::objects::{Key, Objects, Refused};
 use super::records::{self, Claimed, claimed, pipeline_of, version};
+use super::resources::NotebookPipeline;
 use super::store::ClusterStore;
 use crate::plan::{Ledger, Phase, Reason, rebuilt};
 use crate::store::{Shown, StoreError};
 use crate::types::{PipelineId, Timestamp};
 
 impl<O: Objects> ClusterStore<O> {
+    /// Whether an object is where that pipeline's is: what one says of itself counts only there.
+    pub(super) fn is_its_own(&self, id: &PipelineId, object: &NotebookPipeline) -> bool {
+        self.key(id).is_ok_and(|key| key == key_of(object))
+    }
+
     /// The pipelines whose annotation says another thing than their cursors: whether they are to be suspended.
     pub fn suspended(&self) -> Vec<(PipelineId, bool)> {
         let all = self.objects.pipelines();
@@ -22,7 +28,8 @@ impl<O: Objects> ClusterStore<O> {
             let wanted = word == Some("true");
             let cursors = pipeline.status.as_ref()?.cursors.as_ref()?;
             let id = records::identity(pipeline)?;
-            (cursors.suspended.is_some() != wanted).then_some((id, wanted))
+            let differs = cursors.suspended.is_some() != wanted;
+            (differs && self.is_its_own(&id, pipeline)).then_some((id, wanted))
         });
         asked.collect()
     }
@@ -33,16 +40,17 @@ impl<O: Objects> ClusterStore<O> {
         let asked = all.iter().filter_map(|pipeline| {
             let words = pipeline.annotations().get(records::BACKFILL)?.clone();
             let id = records::identity(pipeline)?;
-            // What an object says of itself counts only at that pipeline's own place.
-            self.key(&id).is_ok_and(|key| key == key_of(&**pipeline)).then_some((id, words))
+            self.is_its_own(&id, pipeline).then_some((id, words))
         });
         asked.collect()
     }
 
     /// Whether a pipeline's source is known to show it no more.
     pub fn is_orphaned(&self, id: &PipelineId) -> bool {
-        let cursors = self.object(id).and_then(|one| one.status.as_ref()?.cursors.clone());
-        cursors.is_some_and(|cursors| cursors.orphaned.is_some())
+        self.object(id).is_some_and(|one| {
+            let cursors = one.status.as_ref().and_then(|status| status.cursors.as_ref());
+            cursors.is_some_and(|cursors| cursors.orphaned.is_some())
+        })
     }
 
     /// Takes note that what these words want is done, unless a person wants another thing by now.

@@ -32,8 +32,7 @@ pub fn backfill(
     now: Timestamp,
 ) -> Result<Backfill, RequestError> {
     let refused = |message| RequestError::Refused { message, hint: None };
-    let known = look.pipelines().find(|(other, _)| *other == id).map(|(_, seeing)| seeing);
-    let known = known.and_then(|seeing| Some((seeing, seeing.pipeline.as_ref()?)));
+    let known = look.pipelines.get(id).and_then(|seeing| Some((seeing, seeing.pipeline.as_ref()?)));
     let Some((seeing, pipeline)) = known else {
         return Err(refused(format!("nothing good is known of pipeline {id}")));
     };

@@ -363,9 +363,11 @@ fn a_controller_that_is_killed_in_a_claim_loses_nothing() {
 /// while another goes on.
 #[test]
 fn a_backfill_that_is_cut_short_is_made_good() {
+    let places = Rc::new(RefCell::new(0));
     for (stands_still, at) in
         [true, false].into_iter().flat_map(|how| (1..40).map(move |at| (how, at)))
     {
+        let seen = Rc::clone(&places);
         let server = Server::default();
         let cluster: Rc<RefCell<Cluster>> = Rc::default();
         let mut first = Controller::new(&server, &cluster, TICK, &Pause::default());
@@ -374,6 +376,7 @@ fn a_backfill_that_is_cut_short_is_made_good() {
         let mut other = Controller::new(&server, &cluster, TICK, &Pause::default());
         let works = Rc::clone(&cluster);
         let goes_on: Meanwhile = Box::new(move || {
+            *seen.borrow_mut() += 1;
             if !stands_still {
                 std::panic::resume_unwind(Box::new("killed"));
             }
@@ -400,6 +403,7 @@ fn a_backfill_that_is_cut_short_is_made_good() {
         assert_eq!(next.phases(), [Phase::Succeeded; 3], "{shown}");
         assert!(next.store.backfills().is_empty(), "{shown}");
     }
+    assert!(*places.borrow() >= 40, "only {} places were tried", places.borrow());
 }
 
 const STEPS: &str = "name: p\ntriggers: []\nsteps: {a: {run: x}, b: {run: y, needs: a}}\n";
